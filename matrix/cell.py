@@ -1,0 +1,118 @@
+"""Cell: a resolved config and its result; the boundary at which a failure becomes a row of the table.
+
+`outputs/grids/<name>/<cell id>/result.json` tells everything about a cell: status, scores, stage results, environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matrix.config import MatrixConfig, OnError
+from matrix.pipeline import run
+from matrix.provenance import environment
+from matrix.stage import Result, canonical, identity
+from matrix.store import Store, Visit
+
+log = logging.getLogger(__name__)
+
+INVOCATION = "MATRIX_INVOCATION"
+"""Environment variable that marks the cells of one command, in whatever process they run."""
+
+
+def cell_id(config: MatrixConfig, overrides: list[str]) -> str:
+    """A folder name: what was overridden, for people, and 8 hex digits of what decides the cell's result."""
+    words = [o.lstrip("+~") for o in overrides if not o.startswith(("hydra", "ablation=", "+ablation=", "plan="))]
+    readable = re.sub(r"[^\w.+-]+", "-", "-".join(_short(word) for word in words)).strip("-")[:60]
+    digest = hashlib.sha256(canonical(identity(config)).encode()).hexdigest()[:8]
+    return f"{readable}-{digest}" if readable else digest
+
+
+def _short(override: str) -> str:
+    name, _, value = override.partition("=")
+    return f"{name.rsplit('.', 1)[-1]}-{value}" if name != "experiment" else value
+
+
+def run_cell(config: MatrixConfig, folder: Path, overrides: list[str], choices: Mapping[str, str]) -> str:
+    """Make the cell, write `folder/result.json` after every stage, and return its status.
+
+    A failure is written down and not raised (unless `on_error=raise`), so that a sweep always finishes.
+    """
+    store = Store(config.store)
+    started = time.monotonic()
+    result: dict[str, Any] = {
+        "name": config.name,
+        "cell": folder.name,
+        "label": config.label,
+        "status": "running",
+        "stage": None,
+        "error": None,
+        "traceback": None,
+        "until": config.until.value,
+        "overrides": overrides,
+        "choices": dict(choices),
+        "command": "matrix " + " ".join(shlex.quote(o) for o in overrides),
+        "invocation": os.environ.get(INVOCATION, ""),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "environment": environment(),
+        "stages": [],
+        "scores": None,
+    }
+    done: dict[str, Result] = {}
+
+    def write(status: str) -> str:
+        result["status"] = status
+        result["seconds"] = round(time.monotonic() - started, 3)
+        result["stages"] = [_described(alias, done[alias], store.visits) for alias in done]
+        scratch = folder / "result.json.new"
+        scratch.write_text(json.dumps(result, indent=1, ensure_ascii=False))
+        scratch.replace(folder / "result.json")
+        return status
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for alias, made in run(config, store):
+            done[alias] = made
+            write("running")
+        if "scores" in done:
+            result["scores"] = json.loads((done["scores"].path / "scores.json").read_text())
+        return write("done")
+    except KeyboardInterrupt:
+        result["stage"] = store.current.name if store.current else None
+        write("stopped")
+        raise
+    except Exception as error:  # the cell boundary: the only broad except
+        result["stage"] = store.current.name if store.current else None
+        result["error"] = f"{type(error).__name__}: {error}"
+        result["traceback"] = traceback.format_exc()
+        write("failed")
+        if config.on_error is OnError.RAISE:
+            raise
+        log.error("failed in %s: %s", result["stage"], result["error"])
+        log.debug("%s", result["traceback"])
+        return "failed"
+
+
+def _described(alias: str, result: Result, visits: list[Visit]) -> dict[str, Any]:
+    visit = next(v for v in visits if v.result.key == result.key)
+    outputs = visit.manifest.get("outputs", {})
+    return {
+        "alias": alias,
+        "stage": result.stage,
+        "name": result.name,
+        "key": result.key,
+        "path": str(result.path),
+        "hit": result.hit,
+        "seconds": visit.seconds,
+        "usage": visit.manifest.get("usage", {}),
+        "rows": {name: o["rows"] for name, o in outputs.items() if "rows" in o},
+    }

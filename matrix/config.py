@@ -1,0 +1,91 @@
+"""MatrixConfig: every room's config in one tree, and the checks that concern more than one room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from matrix.engines.base import HOW, ModelConfig
+from matrix.engines.embedder import EmbedderConfig
+from matrix.evaluation.config import EvaluationConfig
+from matrix.filtering.base import FilterConfig
+from matrix.generation.instructions import GeneratorConfig
+from matrix.generation.stage import PreferenceConfig
+from matrix.simulation.society import SimulatorConfig
+from matrix.store import StoreConfig
+from matrix.training.recipe import RecipeConfig
+
+
+class Until(StrEnum):
+    """The last stage that a run makes; later ones are left for another run or machine."""
+
+    SIMULATE = "simulate"
+    GENERATE = "generate"
+    FILTER = "filter"
+    SFT = "sft"
+    PREFER = "prefer"
+    DPO = "dpo"
+    EVALUATE = "evaluate"
+
+
+class OnError(StrEnum):
+    """`record`: a failed cell writes its error and the sweep goes on. `raise`: stop with the traceback, for debugging."""
+
+    RECORD = "record"
+    RAISE = "raise"
+
+
+@dataclass(kw_only=True)
+class MatrixConfig:
+    """One cell of the grid. Fields up to `evaluation` decide results; the rest say how the run is made."""
+
+    seed: int = 0
+    """Every stage, agent and call derives its own seed from it."""
+    simulator: SimulatorConfig
+    generator: GeneratorConfig
+    preference: PreferenceConfig
+    filters: dict[str, FilterConfig] = field(default_factory=dict)
+    """The filter chain, in order; the same chain cleans SFT rows and preference pairs."""
+    recipe: RecipeConfig
+    evaluation: EvaluationConfig
+    llm: ModelConfig
+    """The aligned LLM behind agents, modulators, instructions and responses (paper: Llama-3-8B-Instruct)."""
+    model: ModelConfig
+    """The model to tune (paper: Llama-3-8B)."""
+    judge: ModelConfig
+    """The judge of the evaluation (paper: GPT-4-Turbo 1106)."""
+    embedder: EmbedderConfig
+
+    name: str = field(default="run", metadata=HOW)
+    """Grid that the cell belongs to: `outputs/grids/<name>/`."""
+    label: str = field(default="", metadata=HOW)
+    """Row label in tables; default: what varies over the grid."""
+    store: StoreConfig = field(default_factory=StoreConfig, metadata=HOW)
+    until: Until = field(default=Until.EVALUATE, metadata=HOW)
+    plan: bool = field(default=False, metadata=HOW)
+    """Print what would run, why, and what it would cost; run nothing."""
+    on_error: OnError = field(default=OnError.RECORD, metadata=HOW)
+    output_dir: str = field(default="outputs", metadata=HOW)
+    """Root of `store/` and `grids/`."""
+    experiment: Any = field(default=None, metadata=HOW)
+    """Name of the preset that was chosen."""
+    ablation: Any = field(default=None, metadata=HOW)
+    """Name of the grid that was chosen."""
+
+    def __post_init__(self) -> None:
+        if self.recipe.dpo and not self.recipe.sft:
+            raise ValueError(
+                "recipe.dpo needs recipe.sft: rejected answers are sampled from the SFT model (paper section 4.1). "
+                "Set recipe.sft, or recipe.dpo=null"
+            )
+        context = self.llm.max_context
+        longest = {
+            "simulator.birth": self.simulator.birth.max_tokens,
+            "simulator.acting": self.simulator.acting.max_tokens,
+            "generator.response": self.generator.response.max_tokens,
+            "preference.generator.response": self.preference.generator.response.max_tokens,
+        }
+        for name, tokens in longest.items():
+            if tokens >= context:
+                raise ValueError(f"{name}.max_tokens={tokens} leaves no room for a prompt in llm.max_context={context}")

@@ -1,0 +1,1 @@
+"""Language models behind one async protocol: a chat in, a completion out, many in flight."""

@@ -1,0 +1,182 @@
+"""Opens the engine that a config names, wrapped in journal, accounting and limits.
+
+This is the only place that knows all adapters; each is imported when it is needed and not before. The engine itself is
+loaded at the first call that the journal cannot answer: a full replay loads no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from matrix.engines.base import Completion, EngineError, EngineName, LanguageModel, ModelConfig, Sampling
+from matrix.engines.journal import Entry, Journal, call_key
+from matrix.engines.limits import estimate_tokens
+from matrix.progress import Progress, Usage
+from matrix.records import Message
+
+
+class Engine(Protocol):
+    """What an adapter gives; `chat` is as in `LanguageModel`."""
+
+    async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
+        """Complete a chat."""
+        ...
+
+    async def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+@asynccontextmanager
+async def open_model(
+    config: ModelConfig, journal: Path, progress: Progress, name: str | None = None
+) -> AsyncIterator[LanguageModel]:
+    """A ready model, closed (its memory freed) when the block ends.
+
+    Args:
+        config: what to serve and how.
+        journal: append-only file of finished calls; calls in it are answered from it.
+        progress: its `usage` and `in_flight` are kept up to date.
+        name: what the journal and rows call the model, where `config.model` is a path inside the store.
+    """
+    with Journal(journal) as kept:
+        model = JournaledModel(config, kept, progress, name or config.name)
+        try:
+            yield model
+        finally:
+            await model.close()
+
+
+def choose_engine(config: ModelConfig) -> EngineName:
+    """The adapter for `config`; `auto` is vLLM where it is installed and CUDA is there, OpenVINO otherwise.
+
+    A GGUF file always goes to OpenVINO, which is the only engine here that reads one.
+    """
+    if config.engine is not EngineName.AUTO:
+        return config.engine
+    if not config.model.endswith(".gguf") and importlib.util.find_spec("vllm") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            return EngineName.VLLM
+    return EngineName.OPENVINO
+
+
+class JournaledModel:
+    """A `LanguageModel` that asks the journal first, then the engine, and accounts for both."""
+
+    def __init__(self, config: ModelConfig, journal: Journal, progress: Progress, name: str) -> None:
+        self.name = name
+        self.max_context = config.max_context
+        self._config = config
+        self._journal = journal
+        self._progress = progress
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._sent: dict[str, asyncio.Future[None]] = {}
+        self._engine: Engine | None = None
+        self._opening = asyncio.Lock()
+        self._opened = 0.0
+        self._count: Callable[[str], int] | None = None
+
+    async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
+        """Complete a chat; see `LanguageModel.chat`. Equal calls, even at the same time, reach the engine once."""
+        key = call_key(self.name, messages, sampling)
+        while True:
+            if (kept := self._journal.get(key)) is not None:
+                self._progress.usage.replayed += 1
+                return kept
+            if (other := self._sent.get(key)) is None:
+                break
+            await asyncio.wait([other])  # an equal call that failed or was cancelled leaves this one to try itself
+        done = self._sent[key] = asyncio.get_running_loop().create_future()
+        try:
+            completion = await self._send(messages, sampling)
+            entry = Entry(key=key, model=self.name, messages=messages, sampling=sampling, completion=completion)
+            self._journal.add(entry)
+        finally:
+            del self._sent[key]
+            done.set_result(None)
+        return completion
+
+    async def _send(self, messages: list[Message], sampling: Sampling) -> Completion:
+        usage = self._progress.usage
+        async with self._slots:
+            engine = self._engine or await self._open()
+            self._progress.in_flight += 1
+            try:
+                completion = await engine.chat(messages, sampling)
+            except EngineError:
+                usage.failures += 1
+                raise
+            finally:
+                self._progress.in_flight -= 1
+        usage.calls += 1
+        usage.tokens_in += completion.prompt_tokens
+        usage.tokens_out += completion.completion_tokens
+        usage.tokens_cached += completion.cached_tokens
+        priced = (
+            completion.prompt_tokens * self._config.price_in + completion.completion_tokens * self._config.price_out
+        )
+        usage.money += priced / 1e6
+        return completion
+
+    async def _open(self) -> Engine:
+        async with self._opening:
+            if self._engine is None:
+                self._opened = time.monotonic()
+                self._engine = await _start(self._config, self._progress.usage)
+        return self._engine
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text`, by the tokenizer alone: the count is the same whether an engine is loaded or not."""
+        if self._count is None:
+            self._count = _token_counter(self._config)
+        return self._count(text)
+
+    async def close(self) -> None:
+        """Close the engine, if one was opened."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            self._progress.usage.seconds += time.monotonic() - self._opened
+            await engine.close()
+
+
+async def _start(config: ModelConfig, usage: Usage) -> Engine:
+    match choose_engine(config):
+        case EngineName.VLLM:
+            from matrix.engines.vllm import VllmEngine
+
+            return await VllmEngine.start(config)
+        case EngineName.OPENAI:
+            from matrix.engines.openai import OpenAIEngine
+
+            return OpenAIEngine(config, usage)
+        case EngineName.SCRIPTED:
+            from matrix.engines.scripted import ScriptedEngine
+
+            return ScriptedEngine(config)
+        case _:
+            from matrix.engines.openvino import OpenVinoEngine
+
+            return await OpenVinoEngine.start(config)
+
+
+def _token_counter(config: ModelConfig) -> Callable[[str], int]:
+    """Exact for engines that run here; endpoints keep their tokenizer to themselves, so there it is an estimate."""
+    match choose_engine(config):
+        case EngineName.VLLM:
+            from matrix.engines.vllm import token_counter
+
+            return token_counter(config)
+        case EngineName.OPENVINO:
+            from matrix.engines.openvino import OpenVinoTokenizer
+
+            return OpenVinoTokenizer(config).count
+        case _:
+            return estimate_tokens

@@ -1,0 +1,205 @@
+"""Questions and reference answers from files: finds them, checks their pins, and reads every format they come in.
+
+Read by the configs (pins), by `Answer` (questions) and by `Evaluate` (pairs of answers to be judged).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from matrix.provenance import sha256_file
+from matrix.records import Answer, Question, RowError, read_jsonl
+
+EMBEDDED = "embedded"
+BASE = "base"
+HUB = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)@(?P<commit>[0-9a-f]{40})/(?P<file>.+)")
+
+
+class EvaluationError(ValueError):
+    """A question or answer file is missing, is not the pinned one, or does not fit; says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one question, ready to be judged."""
+
+    question: Question
+    index: int
+    """Position of the question in the full set; AlpacaEval 2 knows difficulties by it."""
+    model: Answer
+    reference: Answer
+
+
+def pin(source: str, given: str | None) -> str | None:
+    """What stands for the content of `source` in a result's identity: sha256, or the hub URL with its commit.
+
+    Raises:
+        EvaluationError: a local file does not exist, or a hub URL names no commit.
+    """
+    if source == BASE:
+        return None
+    if source.startswith("hf:"):
+        if not HUB.fullmatch(source):
+            raise EvaluationError(
+                f"{source} is not hf://datasets/<owner>/<name>@<40-digit commit>/<file>; a branch may move"
+            )
+        return given or source
+    return given or sha256_file(_local(source))
+
+
+def fetch(source: str, pinned: str | None) -> Path:
+    """The local path of `source`, downloaded if need be, with its content checked against the pin.
+
+    Raises:
+        EvaluationError: it is not there or not the pinned one.
+    """
+    if match := HUB.fullmatch(source):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(match["repo"], match["file"], repo_type="dataset", revision=match["commit"]))
+        except OSError as error:
+            raise EvaluationError(
+                f"{source} could not be downloaded ({error}). Download it where there is a network and give the path"
+            ) from error
+    else:
+        path = _local(source)
+    if pinned and pinned != source and (found := sha256_file(path)) != pinned:
+        raise EvaluationError(
+            f"{path} has sha256 {found}, not the pinned {pinned}. Give the right file or change the pin"
+        )
+    return path
+
+
+def _local(source: str) -> Path:
+    if source == EMBEDDED:
+        return Path(__file__).parent / "questions" / "demo.jsonl"
+    path = Path(source)
+    if path.is_dir():
+        for name in ("questions.jsonl", "question.jsonl"):
+            if (path / name).exists():
+                return path / name
+        raise EvaluationError(f"{path} holds neither questions.jsonl nor question.jsonl; give the file itself")
+    if not path.exists():
+        raise EvaluationError(
+            f"there is no file {path.absolute()}; give a file, a folder, `{EMBEDDED}` or "
+            "hf://datasets/<owner>/<name>@<commit>/<file>"
+        )
+    return path
+
+
+class _AlpacaRow(msgspec.Struct):
+    """Entry of a JSON list as AlpacaEval keeps questions and outputs."""
+
+    instruction: str
+    output: str = ""
+    generator: str = ""
+    dataset: str = ""
+
+
+class _ArenaQuestion(msgspec.Struct):
+    """Line of Arena-Hard's question.jsonl."""
+
+    uid: str
+    prompt: str
+    cluster: str = ""
+
+
+class _ArenaContent(msgspec.Struct):
+    answer: str
+
+
+class _ArenaTurn(msgspec.Struct):
+    role: str
+    content: str | _ArenaContent
+
+
+class _ArenaAnswer(msgspec.Struct):
+    """Line of Arena-Hard's model_answer/<model>.jsonl."""
+
+    uid: str
+    model: str
+    messages: list[_ArenaTurn]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """All questions of a file, in its order.
+
+    Raises:
+        RowError: a row is malformed; names file, line (or list position) and field.
+        EvaluationError: the file is empty, or an id or instruction occurs twice.
+    """
+    if path.suffix == ".json":
+        rows = _read_json(path)
+        questions = [Question(id=str(i), instruction=r.instruction, category=r.dataset) for i, r in enumerate(rows)]
+    elif '"prompt"' in _first_line(path):
+        arena = read_jsonl(path, _ArenaQuestion)
+        questions = [Question(id=r.uid, instruction=r.prompt, category=r.cluster) for r in arena]
+    else:
+        questions = read_jsonl(path, Question)
+    if not questions:
+        raise EvaluationError(f"{path} holds no question")
+    for field in ("id", "instruction"):
+        values = [getattr(q, field) for q in questions]
+        if len(set(values)) < len(values):
+            twice = next(v for v in values if values.count(v) > 1)
+            raise EvaluationError(f"{path}: {field} {twice[:80]!r} occurs twice; answers could not be told apart")
+    return questions
+
+
+def select(questions: Sequence[Question], most: int) -> list[tuple[int, Question]]:
+    """(position, question) for at most `most` questions, spread evenly over the set; 0: all."""
+    count = min(most, len(questions)) if most else len(questions)
+    return [(i * len(questions) // count, questions[i * len(questions) // count]) for i in range(count)]
+
+
+def read_answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
+    """The answers of a file to `questions`, in their order; other answers in the file are passed over.
+
+    Raises:
+        RowError: a row is malformed.
+        EvaluationError: a question has no answer in the file.
+    """
+    if path.suffix == ".json":
+        found = [(r.instruction, r.output, r.generator, 0, "") for r in _read_json(path)]
+    elif '"messages"' in _first_line(path):
+        found = [_arena_answer(row) for row in read_jsonl(path, _ArenaAnswer)]
+    else:
+        rows = read_jsonl(path, Answer)
+        found = [(r.instruction, r.output, r.generator, r.tokens, r.finish_reason) for r in rows]
+    by_instruction = {row[0]: row for row in found}
+    missing = [q for q in questions if q.instruction not in by_instruction]
+    if missing:
+        raise EvaluationError(
+            f"{path} answers {len(questions) - len(missing)} of {len(questions)} questions; the first without one "
+            f"is {missing[0].id}: {missing[0].instruction[:80]!r}. Instructions must agree character by character"
+        )
+    return [_answer(q, *by_instruction[q.instruction]) for q in questions]
+
+
+def _answer(question: Question, instruction: str, output: str, generator: str, tokens: int, finish: str) -> Answer:
+    return Answer(
+        id=question.id, instruction=instruction, output=output, generator=generator, tokens=tokens, finish_reason=finish
+    )
+
+
+def _arena_answer(row: _ArenaAnswer) -> tuple[str, str, str, int, str]:
+    texts = [t.content.answer if isinstance(t.content, _ArenaContent) else t.content for t in row.messages]
+    return texts[0], texts[-1], row.model, 0, ""
+
+
+def _read_json(path: Path) -> list[_AlpacaRow]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[_AlpacaRow])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RowError(f"{path}: {error}. Expected a list of objects with instruction and output") from error
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline()

@@ -1,0 +1,144 @@
+"""Drops rows that repeat an earlier row: word for word, or nearly so (MinHash)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from matrix.filtering.base import FilterConfig, Rejection, RowFilter, TrainingRow, instruction, responses
+
+TOKEN = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+|[^\w\s]")
+"""A word, a Chinese or Japanese character, or a punctuation mark ("2+2" and "2-2" are different questions)."""
+
+PERMUTATION_SEED = 42
+"""Seed of the hash family. Fixed: which rows repeat each other is a property of the rows, not of a run."""
+
+
+class Part(StrEnum):
+    """Which text of a row has to be new."""
+
+    INSTRUCTION = "instruction"
+    RESPONSE = "response"
+    ROW = "row"
+
+
+class Method(StrEnum):
+    """How two texts are compared."""
+
+    EXACT = "exact"
+    """The same but for case, white space and Unicode form."""
+    MINHASH = "minhash"
+    """Nearly the same word n-grams."""
+
+
+@dataclass(kw_only=True)
+class DedupConfig(FilterConfig):
+    """Keep the first of rows that repeat each other.
+
+    A row is compared with the rows that were kept, so a chain of small changes does not swallow a whole topic.
+    MinHash only proposes candidates; the similarity that decides is the true Jaccard similarity of the n-gram sets.
+    """
+
+    method: Method = Method.MINHASH
+    """How texts are compared; the three knobs below belong to `minhash`."""
+    part: Part = Part.INSTRUCTION
+    """Text that is compared."""
+    threshold: float = 0.7
+    """Jaccard similarity (0..1) from which on a row is a repetition. data-juicer: 0.7; datatrove: about 0.72."""
+    ngram: int = 3
+    """Tokens in an n-gram. datatrove takes 5 for web pages; instructions are short, and one changed word changes n."""
+    num_perm: int = 128
+    """Hash functions of a signature, a power of two."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1], not {self.threshold}")
+        if self.ngram < 1:
+            raise ValueError(f"ngram must be at least 1, not {self.ngram}")
+        if self.num_perm < 16 or self.num_perm & (self.num_perm - 1):
+            raise ValueError(f"num_perm must be a power of two from 16 on, e.g. 128, not {self.num_perm}")
+
+    def build(self) -> RowFilter:
+        """The filter of this method."""
+        return ExactDedup(self) if self.method is Method.EXACT else MinHashDedup(self)
+
+
+class ExactDedup:
+    """Remembers normalised texts."""
+
+    def __init__(self, config: DedupConfig) -> None:
+        self.config = config
+
+    def judge(self, rows: Sequence[TrainingRow]) -> list[Rejection | None]:
+        """See `RowFilter.judge`; the value is the id of the row that is repeated."""
+        first: dict[str, int] = {}
+        verdicts: list[Rejection | None] = []
+        for number, row in enumerate(rows):
+            original = first.setdefault(normalised(text_of(row, self.config.part)), number)
+            verdicts.append(None if original == number else Rejection("exact duplicate", rows[original].id))
+        return verdicts
+
+
+class MinHashDedup:
+    """Locality-sensitive hashing for candidates, true Jaccard similarity for the verdict."""
+
+    def __init__(self, config: DedupConfig) -> None:
+        self.config = config
+
+    def judge(self, rows: Sequence[TrainingRow]) -> list[Rejection | None]:
+        """See `RowFilter.judge`; the value is the id of the most similar earlier row."""
+        from rensa import RMinHash, RMinHashLSH
+
+        c = self.config
+        index = RMinHashLSH(c.threshold, c.num_perm, bands(c.threshold, c.num_perm))
+        kept: dict[int, frozenset[str]] = {}
+        verdicts: list[Rejection | None] = []
+        for number, row in enumerate(rows):
+            grams = ngrams(text_of(row, c.part), c.ngram)
+            signature = RMinHash(c.num_perm, PERMUTATION_SEED)
+            signature.update(sorted(grams))
+            similar = [(jaccard(grams, kept[other]), -other) for other in index.query(signature)]
+            similarity, other = max(similar, default=(0.0, 0))
+            if similarity >= c.threshold:
+                verdicts.append(Rejection("near duplicate", rows[-other].id))
+                continue
+            index.insert(number, signature)
+            kept[number] = grams
+            verdicts.append(None)
+        return verdicts
+
+
+def text_of(row: TrainingRow, part: Part) -> str:
+    """The text that `part` stands for."""
+    texts = [] if part is Part.RESPONSE else [instruction(row)]
+    return "\n".join(texts if part is Part.INSTRUCTION else [*texts, *responses(row)])
+
+
+def normalised(text: str) -> str:
+    """One Unicode form, one case, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def ngrams(text: str, size: int) -> frozenset[str]:
+    """The set of n-grams of the normalised text's tokens; a text shorter than `size` is one n-gram."""
+    tokens = TOKEN.findall(normalised(text))
+    return frozenset(" ".join(tokens[i : i + size]) for i in range(max(len(tokens) - size + 1, 1)))
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Size of the intersection over size of the union, 0..1."""
+    return len(one & other) / len(one | other)
+
+
+def bands(threshold: float, num_perm: int) -> int:
+    """Fewest bands (a power of two) that make a pair at the threshold a candidate with probability 0.999.
+
+    A band of r hashes agrees with probability t^r, so one of b bands does with 1 - (1 - t^r)^b.
+    """
+    count = 1
+    while count < num_perm and 1 - (1 - threshold ** (num_perm // count)) ** count < 0.999:
+        count *= 2
+    return count

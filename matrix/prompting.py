@@ -1,0 +1,149 @@
+"""Prompts as files: renders a Jinja template, asks a model, parses the answer, and keeps what could not be parsed.
+
+Every room's prompts lie in its `prompts/` folder, one per purpose. Static text comes first and what varies last, so that
+servers with prefix caching reuse the prefix. An answer that cannot be parsed is asked for once more with another seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import jinja2
+
+from matrix.engines.base import LanguageModel, Sampling
+from matrix.provenance import derive_seed, prompt_hashes
+from matrix.records import Failure, Message, Origin
+
+T = TypeVar("T")
+
+
+class Unparsable(ValueError):
+    """An answer does not have the form that its prompt asks for."""
+
+
+@dataclass(kw_only=True)
+class Decoding:
+    """How the texts of one purpose are sampled. The paper does not state it (section 2.6 of our reading): knobs."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 128
+    """Longest answer in tokens; a prompt is cut so that both fit the model's context."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+            raise ValueError(f"temperature >= 0, 0 < top_p <= 1 and max_tokens >= 1 are needed, not {self}")
+
+    def sampling(self, seed: int, json_schema: dict[str, Any] | None = None) -> Sampling:
+        """The engine's view of it, for one call."""
+        return Sampling(
+            seed=seed,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            json_schema=json_schema,
+        )
+
+
+@dataclass
+class Asker:
+    """Asks one model with the prompts of one package; collects failures."""
+
+    package: str
+    model: LanguageModel
+    stage: str
+    """Name of the stage result that the answers go into."""
+    failures: list[Failure] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader(self.package, "prompts"),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # plain text for a model, not HTML
+        )
+        self._hashes = prompt_hashes(self.package)
+
+    async def ask(
+        self,
+        prompt: str,
+        row: str,
+        seed: int,
+        decoding: Decoding,
+        parse: Callable[[str], T],
+        schema: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> T | None:
+        """The parsed answer to `prompts/<prompt>.jinja`, or None after two answers that could not be parsed.
+
+        Args:
+            row: id of the row that the answer is for, kept with a failure.
+            seed: seed of the first try; the second derives its own.
+            parse: raises `Unparsable`.
+            schema: JSON schema of the answer; engines with structured output follow it, `parse` tolerates the others.
+            values: what the template needs; a missing one is an error.
+        """
+        text = self._templates.get_template(f"{prompt}.jinja").render(values).strip()
+        for attempt in (seed, derive_seed(seed, "retry")):
+            completion = await self.model.chat([Message(role="user", content=text)], decoding.sampling(attempt, schema))
+            try:
+                return parse(completion.text)
+            except Unparsable as error:
+                self.failures.append(Failure(id=row, purpose=prompt, text=completion.text, error=str(error)))
+        return None
+
+    def origin(self, seed: int, *prompts: str, **more: str) -> Origin:
+        """Where a row comes from that the named prompts made."""
+        names = {f"{p}.jinja": self._hashes[f"{p}.jinja"] for p in prompts}
+        return Origin(stage=self.stage, model=self.model.name, templates=names, seed=seed, **more)
+
+    def sorted_failures(self) -> list[Failure]:
+        """All failures in an order that does not depend on which answer came first."""
+        return sorted(self.failures, key=lambda f: (f.id, f.purpose, f.text))
+
+
+def fields_schema(**fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of an object with exactly these fields, in this order."""
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def json_fields(text: str) -> dict[str, Any]:
+    """The first JSON object in a text, whatever stands around it.
+
+    Raises:
+        Unparsable: there is none.
+    """
+    start = text.find("{")
+    for closing in ("", '"}', "}", '"]}', "]}"):  # an answer cut by the length limit keeps what it has
+        try:
+            value, _ = json.JSONDecoder(strict=False).raw_decode(text[max(start, 0) :].rstrip(", \n") + closing)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    raise Unparsable("expected a JSON object")
+
+
+def first_paragraph(text: str, max_words: int = 80) -> str:
+    """The first paragraph without list marks, quotes and heading; at most `max_words`, cut at a sentence if possible.
+
+    Raises:
+        Unparsable: nothing is left.
+    """
+    lines = [line.strip(" \t*#>-\"“”'") for line in text.strip().splitlines()]
+    block: list[str] = []
+    for line in lines:
+        if line:
+            block.append(line)
+        elif block:
+            break
+    words = " ".join(block).split()
+    if not any(c.isalpha() for word in words for c in word):
+        raise Unparsable("no text in the answer")
+    kept = " ".join(words[:max_words])
+    end = max(kept.rfind(mark) for mark in ".!?")
+    return kept[: end + 1] if end > 0 else kept

@@ -1,0 +1,255 @@
+"""Typed rows: the only interface between stages.
+
+A stage reads directories of JSON Lines files of these rows and writes one; nothing else passes between rooms.
+Every row says where it came from (`Origin`), so that `matrix-explain` can walk from a training row back to a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all rows; fields at their default are not written."""
+
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class Message(Row, frozen=True, kw_only=True):
+    """One turn of a chat; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+class Origin(Row, frozen=True, kw_only=True):
+    """Where a row came from: enough to find and to repeat the call that made it."""
+
+    stage: str
+    """Key of the stage result that the row was written into (`<stage>-<12 hex digits>`)."""
+    model: str = ""
+    """Name and revision of the model that wrote the text."""
+    templates: dict[str, str] = {}
+    """Prompt file -> first 12 hex digits of the sha256 of its content."""
+    seed: int = 0
+    """Seed of the call."""
+    society: str = ""
+    """Key of the simulation, for rows that grew out of one."""
+    scenario: str = ""
+    agent: str = ""
+    instruction: str = ""
+    """Id of the row that the instruction was taken from, for rows derived from other rows."""
+
+
+class Profile(Row, frozen=True, kw_only=True):
+    """A person as the source gives it (paper section 3.1): name, description and past posts."""
+
+    id: str
+    name: str
+    description: str
+    posts: list[str] = []
+
+
+class Agent(Row, frozen=True, kw_only=True):
+    """An anonymised profile brought to life: role name, personality, life goal and plan (paper section 3.1)."""
+
+    id: str
+    name: str
+    description: str
+    posts: list[str]
+    personality: str
+    goal: str
+    plan: list[str]
+    group: int
+    profile: str
+    """Id of the profile that it was made from."""
+    position: list[float] = []
+    """Two principal components of the profile embedding, for drawing."""
+    origin: Origin
+
+
+class Action(Row, frozen=True, kw_only=True):
+    """What one agent did in one step of a scenario, and who came to know of it."""
+
+    id: str
+    agent: str
+    group: int
+    scenario: str
+    step: int
+    text: str
+    observations: list[str] = []
+    """Texts that the agent reacted to; empty when it went on with its plan."""
+    plan_step: int = -1
+    """Index of the plan step that it worked on, -1 for a reaction."""
+    aware: list[str] = []
+    """Agents of the same group that the modulator told."""
+    shared: list[int] = []
+    """Groups that the modulator passed the action on to; it reaches them in their next scenario."""
+    reason: str = ""
+    """The modulator's reason for `aware`."""
+    unparsed: list[str] = []
+    """Purposes (`route`, `share`) whose answer could not be parsed twice, so that the fallback was taken."""
+    origin: Origin
+
+
+class Scenario(Row, frozen=True, kw_only=True):
+    """A set of agents and their actions, closed and summarised (paper section 3.3, appendix B.3)."""
+
+    id: str
+    group: int
+    index: int
+    """How many scenarios the group had closed before this one."""
+    agents: list[str]
+    actions: list[str]
+    """Ids of the actions, in order."""
+    summary: str
+    origin: Origin
+
+
+class Conversation(Row, frozen=True, kw_only=True):
+    """One supervised training row: messages that end with the assistant."""
+
+    id: str
+    messages: list[Message]
+    kind: str = ""
+    """Generator variant, e.g. `simple`."""
+    requirement: str = ""
+    category: str = ""
+    complexity: str = ""
+    style: str = ""
+    origin: Origin
+
+
+class PreferencePair(Row, frozen=True, kw_only=True):
+    """One preference row: a prompt that ends with the user, a preferred and a dispreferred answer."""
+
+    id: str
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    kind: str = ""
+    requirement: str = ""
+    category: str = ""
+    complexity: str = ""
+    style: str = ""
+    origin: Origin
+    rejected_model: str = ""
+
+
+class Drop(Row, frozen=True, kw_only=True):
+    """A row that a filter rejected, and why."""
+
+    id: str
+    filter: str
+    reason: str
+    value: str = ""
+    """What the filter measured, or the row that this one repeats."""
+
+
+class Failure(Row, frozen=True, kw_only=True):
+    """A model answer that could not be used; kept so that nothing fails unseen."""
+
+    id: str
+    purpose: str
+    text: str
+    error: str
+
+
+class Question(Row, frozen=True, kw_only=True):
+    """One item of an evaluation set."""
+
+    id: str
+    instruction: str
+    category: str = ""
+
+
+class Answer(Row, frozen=True, kw_only=True):
+    """A model's answer to a `Question`."""
+
+    id: str
+    """Id of the question."""
+    instruction: str
+    output: str
+    generator: str
+    tokens: int = 0
+    finish_reason: str = ""
+
+
+class Judgement(Row, frozen=True, kw_only=True):
+    """One verdict of a judge on two answers to one question."""
+
+    id: str
+    benchmark: str
+    question: str
+    game: int = 0
+    """0 for the only or first order of presentation, 1 for the second."""
+    swapped: bool = False
+    """True when the model under test was shown first."""
+    verdict: str = ""
+    preference: float | None = None
+    """Preference for the model under test, 0..1; None when the judge could not be understood."""
+    text: str = ""
+    logprobs: dict[str, float] = {}
+
+
+class RowError(ValueError):
+    """A row that is not what its file should hold; names file, line and field."""
+
+
+def write_jsonl(path: Path, rows: Iterable[msgspec.Struct]) -> int:
+    """Write rows to `path`, one JSON object a line, and return their number. Same rows, same bytes."""
+    encode = msgspec.json.Encoder(order="deterministic").encode
+    count = 0
+    with path.open("wb") as file:
+        for row in rows:
+            file.write(encode(row) + b"\n")
+            count += 1
+    return count
+
+
+def iter_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
+    """Stream rows of `kind` from a JSON Lines file.
+
+    Raises:
+        RowError: a line is not a `kind`; the message names file, line and field.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                fields = ", ".join(f.name for f in msgspec.structs.fields(kind))
+                raise RowError(f"{path}:{number}: {error}. Expected one {kind.__name__} as JSON: {fields}") from error
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """All rows of `iter_jsonl`."""
+    return list(iter_jsonl(path, kind))
+
+
+def write_parquet(path: Path, rows: Iterable[msgspec.Struct]) -> None:
+    """Write rows as one Parquet file, nested fields kept (readable by `datasets.load_dataset("parquet", ...)`)."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table: list[dict[str, Any]] = [msgspec.to_builtins(_full(row)) for row in rows]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+
+
+def _full(value: Any) -> Any:
+    """A row as nested dictionaries with defaults written out, so that every Parquet row has the same columns."""
+    if isinstance(value, msgspec.Struct):
+        return {field: _full(getattr(value, field)) for field in value.__struct_fields__}
+    if isinstance(value, list):
+        return [_full(item) for item in value]
+    if isinstance(value, dict):
+        return [{"key": key, "value": _full(item)} for key, item in value.items()]
+    return value

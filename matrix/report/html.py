@@ -1,0 +1,193 @@
+"""The HTML report of a grid: one self-contained file, no script, nothing loaded from elsewhere.
+
+`context` gathers what the page says, `report.html.jinja` says it. All text of models and people goes through Jinja's
+autoescape; only the plots, which matplotlib escapes, are put in as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from matrix.progress import Usage
+from matrix.report import plots, samples
+from matrix.report.cells import Cell, Grid, StageRun
+from matrix.report.leaderboard import COLUMNS, REFERENCE, Column, Leaderboard, duration, fate, leaderboard
+
+LONGEST = 6000
+"""Characters of one text that the page holds at most."""
+
+
+def render(grid: Grid) -> str:
+    """The report as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cut": cut, "duration": duration, "percent": percent, "thousands": "{:,}".format}
+    return environment.get_template("report.html.jinja").render(context(grid))
+
+
+def cut(text: str, most: int = LONGEST) -> str:
+    """A text without what lies beyond `most` characters, which are counted."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def context(grid: Grid) -> dict[str, Any]:
+    """All values that the template needs."""
+    board = leaderboard(grid)
+    societies = samples.societies(grid, most=3, stories=5 if len(grid.results("society")) == 1 else 3)
+    num_evaluations = max(len(grid.results("scores")), 1)
+    comparisons = samples.comparisons(grid, most=4, questions=6 if num_evaluations == 1 else 3)
+    funnels = samples.funnels(grid, most=8, examples=6)
+    environments = {json.dumps(c.environment, sort_keys=True): c.environment for c in grid.cells if c.environment}
+    return {
+        "grid": grid,
+        "board": board,
+        "summary": summary(grid, board),
+        "statuses": _statuses(grid.cells),
+        "score_plots": _score_plots(board),
+        "societies": [(s, Markup(plots.society(f"society-{s.run.key[:12]}", s.agents, s.actions))) for s in societies],
+        "funnels": [(f, _label_of(grid, f.run), Markup(_funnel_plot(grid, f))) for f in funnels],
+        "pairs": samples.preference_pairs(grid, 4),
+        "comparisons": [(c, _label_of(grid, c.run), _title_of(c.benchmark)) for c in comparisons],
+        "losses": [Markup(svg) for svg in _loss_plots(grid)],
+        "costs": _costs(grid),
+        "failed": [(c, board.labels[c.cell]) for c in grid.cells if c.error],
+        "unfinished": [(c, board.labels[c.cell], fate(c)) for c in board.unfinished],
+        "commands": list(dict.fromkeys(c.command for c in grid.cells if c.command)),
+        "environments": list(environments.values()),
+        "num_societies": len(grid.results("society")),
+        "num_evaluations": len(grid.results("scores")),
+        "problems": grid.problems,
+    }
+
+
+def summary(grid: Grid, board: Leaderboard) -> str:
+    """One sentence: what was compared, and the answer."""
+    what = " and ".join(grid.varying())
+    settings = len(grid.groups)
+    compared = f"{settings} settings" + (f" (varying {what})" if what else "") if settings > 1 else "One setting"
+    lines = [line for line in board.lines if line.kind == "cell"]
+    column = next((c for c in board.columns if c.score and any(c.key in line.entries for line in lines)), None)
+    if column is None or not lines:
+        return f"{compared}, no scores yet: {_statuses(grid.cells)}."
+    best = max((line for line in lines if column.key in line.entries), key=lambda line: line.entries[column.key].value)
+    entry = best.entries[column.key]
+    baseline = next(
+        line for line in board.lines if line.kind in ("untuned", "reference") and column.key in line.entries
+    )
+    # The untuned cell, where there is one, stands after the reference.
+    baseline = next((line for line in board.lines if line.kind == "untuned"), baseline)
+    base = baseline.entries[column.key].value if column.key in baseline.entries else REFERENCE
+    spread = f" ({entry.spread()})" if entry.spread() else ""
+    lead = f"best is {best.label} with" if len(lines) > 1 else "it reaches"
+    verdict = _verdict(entry.low, entry.high, base)
+    return (
+        f"{compared} compared with {baseline.label}: {lead} {entry.value:.1f} %{spread} {column.title} against {base:.1f} %,"
+        f" {verdict}."
+    )
+
+
+def _verdict(low: float | None, high: float | None, base: float) -> str:
+    if low is None or high is None:
+        return "with no interval to tell effect from chance"
+    if low > base:
+        return "better than the baseline"
+    return "worse than the baseline" if high < base else "a difference that may be chance"
+
+
+def _statuses(cells: Sequence[Cell]) -> str:
+    counts = {status: sum(c.status == status for c in cells) for status in dict.fromkeys(c.status for c in cells)}
+    return f"{len(cells)} cell{'s' * (len(cells) > 1)}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
+
+
+def _score_plots(board: Leaderboard) -> list[Markup]:
+    drawn = []
+    for column in (c for c in board.columns if c.score):
+        lines = [line for line in board.lines if line.kind == "cell" and column.key in line.entries]
+        bases = [line for line in board.lines if line.kind in ("reference", "untuned") and column.key in line.entries]
+        if lines and bases:
+            rows = [(line.label, line.entries[column.key], line.seed_values.get(column.key, [])) for line in lines[:40]]
+            base = bases[-1]
+            drawn.append(Markup(plots.scores(column, rows, (base.label, base.entries[column.key].value))))
+    return drawn
+
+
+def _funnel_plot(grid: Grid, funnel: samples.Funnel) -> str:
+    users = [run.alias for cell in grid.users(funnel.run.name) for run in cell.stages if run.name == funnel.run.name]
+    what = "Preference pairs" if "kept_pairs" in users else "Instruction-response rows"
+    return plots.funnel(f"funnel-{funnel.run.key[:12]}", what, funnel.steps)
+
+
+def _loss_plots(grid: Grid) -> list[str]:
+    drawn = []
+    for alias, title, reference in (("sft", "SFT loss", None), ("tuned", "DPO loss", math.log(2))):
+        curves = {}
+        for run in list(grid.results(alias).values())[: len(plots.PALETTE)]:
+            if file := grid.file(run, "metrics.csv"):
+                train, validation = read_losses(file)
+                if train or validation:
+                    curves[_label_of(grid, run)] = (train, validation)
+        if curves:
+            drawn.append(plots.losses(f"loss-{alias}", title, curves, reference))
+    return drawn
+
+
+def read_losses(file: Path) -> tuple[plots.Curve, plots.Curve]:
+    """Training and validation loss by step from a `metrics.csv`; a column counts if its last word is `loss`."""
+    train, validation = [], []
+    with file.open(newline="") as lines:
+        for number, row in enumerate(csv.DictReader(lines)):
+            step = _number(row.get("step")) if "step" in row else float(number)
+            for name, text in row.items():
+                value = _number(text)
+                if re.search(r"(^|[/_])loss$", name or "") and step is not None and value is not None:
+                    (validation if re.match(r"(val|eval)", name) else train).append((step, value))
+    return train, validation
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _label_of(grid: Grid, run: StageRun) -> str:
+    """The cells that a stage result belongs to."""
+    labels = list(dict.fromkeys(grid.label(cell) for cell in grid.users(run.name)))
+    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
+
+
+def _title_of(benchmark: str) -> str:
+    column: Column | None = next((c for c in COLUMNS if c.benchmark == benchmark), None)
+    return column.title.split(" LC")[0].removesuffix(" score") if column else benchmark
+
+
+def _costs(grid: Grid) -> list[tuple[str, str, Usage, float, int]]:
+    """Alias, name, usage, seconds and number of using cells of each stage result, and their sum."""
+    runs = list(grid.results().values())
+    rows = [(run.alias, run.name, run.usage, run.seconds, len(grid.users(run.name))) for run in runs]
+    total = Usage()
+    for run in runs:
+        for name in total.__struct_fields__:
+            setattr(total, name, getattr(total, name) + getattr(run.usage, name))
+    return [*rows, ("total", "", total, sum(run.seconds for run in runs), len(grid.cells))]

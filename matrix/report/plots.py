@@ -1,0 +1,251 @@
+"""Plots of the report as inline SVG: loss curves, filter funnel, the society, scores.
+
+Every function returns one `<svg>` element, the same bytes for the same values, that scales with the page. Text stays text,
+so that the page's own fonts draw it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from matrix.records import Action, Agent
+from matrix.report.leaderboard import Column, Entry
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#3b6fb6", "#d98032", "#3f9a6d", "#b8475a", "#7d62ab", "#8a6d4b", "#c56aa0", "#5f7f2f", "#2a97a5", "#a08a1c")
+INK, MUTED, FAINT, GRID = "#1f2933", "#5b6773", "#9aa5b1", "#e4e8ec"
+KEPT = "#6b93c7"
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "matrix", "font.family": "sans-serif", "font.size": 9.5,
+    "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": FAINT,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "axes.linewidth": 0.8, "grid.color": GRID, "grid.linewidth": 0.8, "xtick.color": MUTED, "ytick.color": MUTED,
+    "legend.frameon": False, "figure.constrained_layout.use": True,
+}  # fmt: skip
+MOST_LINES = 1500
+"""Lines drawn in a society, the most frequent ones: more would be a grey blot of several megabytes."""
+Curve = Sequence[tuple[float, float]]
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        return Figure(figsize=(width, height))
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as one element, its ids prefixed with `name` so that several fit on one page."""
+    from html import escape
+
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    with rc_context(STYLE), warnings.catch_warnings():
+        # Text is drawn by the browser: what matplotlib's own font lacks (emoji, Chinese) does not matter.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    label = escape(description, quote=True)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="max-width:100%;height:auto" ', 1)
+
+
+def scores(column: Column, rows: Sequence[tuple[str, Entry, Sequence[float]]], baseline: tuple[str, float]) -> str:
+    """Scores of one metric with whiskers and the baseline as a line.
+
+    Args:
+        column: the metric.
+        rows: label, entry and the values of single seeds, best first.
+        baseline: name and value.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure = _figure(5.0, 0.9 + 0.42 * len(rows))
+        axes = figure.add_subplot()
+        for y, (_, entry, seeds) in enumerate(rows):
+            low, high = entry.low, entry.high
+            if entry.std is not None:
+                low, high = entry.value - entry.std, entry.value + entry.std
+                axes.plot(seeds, [y] * len(seeds), "o", ms=3.5, color=PALETTE[0], alpha=0.35, mew=0)
+            if low is not None and high is not None:
+                axes.plot([low, high], [y, y], color=PALETTE[0], lw=2, alpha=0.55, solid_capstyle="round")
+                axes.plot([low, low, math.nan, high, high], [y - 0.12, y + 0.12, math.nan, y - 0.12, y + 0.12],
+                          color=PALETTE[0], lw=1.2, alpha=0.7)  # fmt: skip
+            axes.plot([entry.value], [y], "o", ms=7, color=PALETTE[0], mec="white", mew=1)
+            axes.annotate(f"{entry.value:.1f}", (entry.value, y), (0, 7), textcoords="offset points", ha="center",
+                          color=INK, fontsize=8.5)  # fmt: skip
+        axes.axvline(baseline[1], color=PALETTE[1], lw=1.4, dashes=(4, 3))
+        axes.annotate(_short(baseline[0], 40), (baseline[1], -0.75), (4, 0), textcoords="offset points", va="center",
+                      color="#a75a14", fontsize=8.5)  # fmt: skip
+        axes.set_yticks(range(len(rows)), [_short(label, 34) for label, _, _ in rows], color=INK)
+        axes.set_ylim(len(rows) - 0.5, -1.05)
+        axes.margins(x=0.12)
+        axes.set_xlabel(f"{column.title}, %")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, f"scores-{column.key}", f"{column.title} of {len(rows)} configurations")
+
+
+def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], reference: float | None = None) -> str:
+    """Loss against optimiser steps: the measured values faint, a running mean over them, validation as dots.
+
+    Args:
+        name: of the plot, unique on the page.
+        title: above the axes.
+        curves: label -> (training, validation) points.
+        reference: a loss to compare with, e.g. ln 2 for an untrained policy under DPO.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure = _figure(5.0, 3.0 + 0.1 * len(curves))
+        axes = figure.add_subplot()
+        for (label, (train, validation)), colour in zip(curves.items(), PALETTE, strict=False):
+            if train:
+                steps, values = zip(*train, strict=True)
+                window = max(1, len(train) // 25)
+                few = len(train) < 30
+                axes.plot(steps, values, color=colour, lw=0.8, alpha=0.3, marker="o" if few else "", ms=3, mew=0)
+                means = [
+                    math.fsum(values[max(0, i - window) : i + 1]) / (i + 1 - max(0, i - window))
+                    for i in range(len(values))
+                ]
+                axes.plot(steps, means, color=colour, lw=1.8, label=_short(label, 40))
+            if validation:
+                steps, values = zip(*validation, strict=True)
+                axes.plot(steps, values, "D", color=colour, ms=5, mec="white", mew=0.8)
+        if reference is not None:
+            axes.axhline(reference, color=FAINT, lw=1, dashes=(2, 3))
+            axes.annotate("ln 2", (1, reference), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                          ha="right", color=MUTED, fontsize=8.5)  # fmt: skip
+        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("loss")
+        axes.margins(x=0.02)
+        axes.tick_params(length=0)
+        if len(curves) > 1:
+            figure.legend(loc="outside lower left", fontsize=8.5, handlelength=1.4, ncols=2)
+        return _svg(figure, name, title)
+
+
+def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:
+    """How many rows each filter kept, and dropped for what reason.
+
+    Args:
+        name: of the plot, unique on the page.
+        title: above the axes.
+        steps: filter name, rows in, rows kept, reason -> rows dropped; in the order in which they ran.
+    """
+    from matplotlib import rc_context
+
+    total = max((came for _, came, _, _ in steps), default=0)
+    reasons = {reason: i for i, reason in enumerate(sorted({r for _, _, _, dropped in steps for r in dropped}))}
+    with rc_context(STYLE):
+        figure = _figure(5.0, 0.75 + 0.62 * (len(steps) + 1))
+        axes = figure.add_subplot()
+        axes.barh([0], [total], height=0.42, color=KEPT)
+        axes.annotate(f"{total:,}", (total, 0), (4, 0), textcoords="offset points", va="center")
+        for y, (_, came, kept, dropped) in enumerate(steps, 1):
+            axes.barh([y], [kept], height=0.42, color=KEPT)
+            left = kept
+            for reason, count in dropped.items():
+                axes.barh([y], [count], left=left, height=0.42, color=PALETTE[1 + reasons[reason] % 9], alpha=0.85)
+                left += count
+            axes.annotate(f"{kept:,}", (max(came, kept), y), (4, 0), textcoords="offset points", va="center")
+            said = ", ".join(f"{_short(reason.replace('_', ' '), 30)} {count:,}" for reason, count in dropped.items())
+            axes.annotate(_short(f"dropped: {said}", 70) if said else "dropped nothing", (0, y), (1, -15.5),
+                          textcoords="offset points", va="center", color=MUTED, fontsize=8)  # fmt: skip
+        axes.set_yticks(range(len(steps) + 1), ["all rows", *(_short(step[0], 24) for step in steps)], color=INK)
+        axes.set_ylim(len(steps) + 0.62, -0.5)
+        axes.set_xlim(0, max(total, 1) * 1.1)
+        axes.set_xticks([])
+        axes.grid(visible=False)
+        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        return _svg(figure, name, f"{title}: {total} rows, {steps[-1][2] if steps else total} kept")
+
+
+def society(name: str, agents: Sequence[Agent], actions: Sequence[Action]) -> str:
+    """Agents in the plane of their profile embeddings, coloured by group, and who told whom.
+
+    Thin lines join agents of one group of whom one came to know what the other did; dashed lines run from an agent to the
+    middle of a group that its action was passed on to. The more often, the stronger the line.
+
+    Args:
+        name: of the plot, unique on the page.
+        agents: those without a position are left out.
+        actions: of these agents.
+    """
+    from matplotlib import rc_context
+
+    places = {a.id: (a.position[0], a.position[1]) for a in agents if len(a.position) == 2}
+    groups: dict[int, list[str]] = {}
+    for agent in sorted(agents, key=lambda a: a.group):
+        if agent.id in places:
+            groups.setdefault(agent.group, []).append(agent.id)
+    colours = {group: PALETTE[i % len(PALETTE)] for i, group in enumerate(groups)}
+    centres = {g: tuple(math.fsum(places[m][i] for m in ms) / len(ms) for i in (0, 1)) for g, ms in groups.items()}
+    inside = Counter(
+        (a.group, tuple(sorted((a.agent, other)))) for a in actions for other in a.aware if other != a.agent
+    )
+    between = Counter((a.agent, group) for a in actions for group in a.shared)
+    with rc_context(STYLE):
+        figure = _figure(6.8, 4.6)
+        axes = figure.add_subplot()
+        _lines(axes, [(places[agent], centres[group], MUTED, count) for (agent, group), count in _most(between)
+                      if agent in places and group in centres], dashed=True)  # fmt: skip
+        _lines(axes, [(places[one], places[other], colours[group], count) for (group, (one, other)), count in _most(inside)
+                      if one in places and other in places and group in colours], dashed=False)  # fmt: skip
+        size = 70 if len(places) <= 60 else 28 if len(places) <= 300 else 12
+        for group, members in groups.items():
+            axes.scatter(*zip(*(places[m] for m in members), strict=True), s=size, color=colours[group], edgecolor="white",
+                         linewidth=0.9, zorder=3)  # fmt: skip
+        if len(groups) <= 30:
+            for group, (x, y) in centres.items():
+                axes.text(x, y, str(group), color=colours[group], fontsize=9, fontweight="bold", ha="center", va="center",
+                          zorder=4, bbox={"boxstyle": "round,pad=0.22", "fc": "white", "ec": colours[group], "lw": 0.8})  # fmt: skip
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.margins(0.06)
+        return _svg(figure, name, f"{len(places)} agents in {len(groups)} groups")
+
+
+def _most(counts: Counter[tuple[str, int]] | Counter[tuple[int, tuple[str, ...]]]) -> list[tuple[tuple, int]]:  # type: ignore[type-arg]
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_LINES]
+
+
+def _lines(axes: Axes, lines: Sequence[tuple[tuple[float, ...], tuple[float, ...], str, int]], dashed: bool) -> None:
+    from matplotlib.collections import LineCollection
+
+    top = max((count for *_, count in lines), default=1)
+    axes.add_collection(
+        LineCollection(
+            [(start, end) for start, end, _, _ in lines],
+            colors=[colour for *_, colour, _ in lines],
+            linewidths=[0.6 + 1.2 * count / top for *_, count in lines],
+            alpha=0.4 if dashed else 0.6,
+            linestyles=[(0, (4, 3))] if dashed else ["solid"],
+            zorder=1 if dashed else 2,
+        )
+    )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,131 @@
+import json
+import logging
+
+import msgspec
+import pyarrow.parquet
+import pytest
+
+from matrix.filtering.dedup import DedupConfig, Method
+from matrix.filtering.language import LanguageConfig
+from matrix.filtering.length import LengthConfig
+from matrix.filtering.stage import Filter
+from matrix.records import Conversation, Drop, Message, Origin, PreferencePair, RowError, read_jsonl, write_jsonl
+from matrix.stage import Result
+
+ORIGIN = Origin(stage="generate-test", templates={"simple.jinja": "0123456789ab"}, seed=3)
+TEXTS = [
+    "How do I plan the budget of a small clinic?",
+    "Hm?",
+    "Wie plane ich das Budget einer kleinen Klinik?",
+    "how do I plan the budget  of a small clinic?",
+    "Which plants survive a dry balcony?",
+]
+
+
+def upstream(folder, rows) -> Result:
+    folder.mkdir()
+    write_jsonl(folder / "rows.jsonl", rows)
+    return Result(stage="generate", key="0" * 64, path=folder)
+
+
+def conversations(texts=TEXTS) -> list[Conversation]:
+    return [
+        Conversation(
+            id=f"row{number}",
+            messages=[
+                Message(role="user", content=text),
+                Message(role="assistant", content="Start with a list of it."),
+            ],
+            origin=ORIGIN,
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def chain():
+    return {"length": LengthConfig(), "language": LanguageConfig(), "dedup": DedupConfig(method=Method.EXACT)}
+
+
+def run(stage: Filter, work):
+    work.mkdir()
+    stage.run(work)
+    return {file.name: file.read_bytes() for file in work.iterdir()}
+
+
+def test_rows_in_rows_out_and_every_drop_explained(tmp_path):
+    rows = conversations()
+    run(Filter(seed=0, filters=chain(), rows=upstream(tmp_path / "up", rows)), tmp_path / "work")
+    work = tmp_path / "work"
+    assert read_jsonl(work / "rows.jsonl", Conversation) == [rows[0], rows[4]]
+    assert read_jsonl(work / "dropped.jsonl", Conversation) == [rows[1], rows[2], rows[3]]
+    drops = read_jsonl(work / "drops.jsonl", Drop)
+    assert [(d.id, d.filter, d.reason) for d in drops] == [
+        ("row1", "length", "instruction too short"),
+        ("row2", "language", "instruction in another language"),
+        ("row3", "dedup", "exact duplicate"),
+    ]
+    assert drops[2].value == "row0"
+    assert json.loads((work / "funnel.json").read_text()) == [
+        {"filter": "length", "in": 5, "kept": 4, "dropped": {"instruction too short": 1}},
+        {"filter": "language", "in": 4, "kept": 3, "dropped": {"instruction in another language": 1}},
+        {"filter": "dedup", "in": 3, "kept": 2, "dropped": {"exact duplicate": 1}},
+    ]
+    assert pyarrow.parquet.read_table(work / "rows.parquet").column("id").to_pylist() == ["row0", "row4"]
+
+
+def test_same_rows_same_bytes(tmp_path):
+    source = upstream(tmp_path / "up", conversations())
+    filters = {**chain(), "near": DedupConfig()}
+    one = run(Filter(seed=0, filters=filters, rows=source), tmp_path / "one")
+    two = run(Filter(seed=1, filters=filters, rows=source), tmp_path / "two")
+    assert one == two
+
+
+def test_pairs_stay_pairs(tmp_path):
+    pairs = [
+        PreferencePair(
+            id=f"pair{n}", prompt=[Message(role="user", content=text)], chosen="A long and kind answer.",
+            rejected="Another, worse answer.", rejected_model="sft", origin=ORIGIN,
+        )
+        for n, text in enumerate(TEXTS)
+    ]  # fmt: skip
+    run(Filter(seed=0, filters=chain(), rows=upstream(tmp_path / "up", pairs)), tmp_path / "work")
+    assert read_jsonl(tmp_path / "work/rows.jsonl", PreferencePair) == [pairs[0], pairs[4]]
+
+
+def test_no_filter_keeps_all(tmp_path):
+    rows = conversations()
+    run(Filter(seed=0, filters={}, rows=upstream(tmp_path / "up", rows)), tmp_path / "work")
+    assert read_jsonl(tmp_path / "work/rows.jsonl", Conversation) == rows
+    assert json.loads((tmp_path / "work/funnel.json").read_text()) == []
+
+
+@pytest.mark.parametrize("rows", [[], conversations(["Hm?"])])
+def test_an_empty_outcome_is_kept_and_warned_of(tmp_path, caplog, rows):
+    with caplog.at_level(logging.WARNING):
+        run(Filter(seed=0, filters=chain(), rows=upstream(tmp_path / "up", rows)), tmp_path / "work")
+    assert f"no row is left of {len(rows)}" in caplog.text
+    assert (tmp_path / "work/rows.jsonl").read_bytes() == b""
+    assert pyarrow.parquet.read_table(tmp_path / "work/rows.parquet").num_rows == 0
+
+
+def test_a_row_of_another_kind_is_named(tmp_path):
+    source = upstream(tmp_path / "up", conversations())
+    with (source.path / "rows.jsonl").open("ab") as file:
+        file.write(msgspec.json.encode({"id": "x"}) + b"\n")
+    with pytest.raises(RowError, match=r"rows\.jsonl:6: .*messages"):
+        run(Filter(seed=0, filters=chain(), rows=source), tmp_path / "work")
+
+
+def test_key_depends_on_order_and_names_and_knobs(tmp_path):
+    source = upstream(tmp_path / "up", [])
+    keys = [
+        Filter(seed=0, filters=filters, rows=source).key()
+        for filters in (
+            {"length": LengthConfig(), "dedup": DedupConfig(method=Method.EXACT)},
+            {"dedup": DedupConfig(method=Method.EXACT), "length": LengthConfig()},
+            {"length": LengthConfig(min_response=11), "dedup": DedupConfig(method=Method.EXACT)},
+            {"length": LengthConfig(), "dedup": DedupConfig()},
+        )
+    ]
+    assert len(set(keys)) == 4

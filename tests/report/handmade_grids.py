@@ -1,0 +1,283 @@
+"""Writes small grids by hand, through the real store and the real rows, for the tests of the report."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from matrix.engines.base import ModelConfig
+from matrix.records import (
+    Action, Agent, Answer, Conversation, Drop, Failure, Judgement, Message, Origin, PreferencePair, Profile, Row, Scenario,
+    write_jsonl,
+)  # fmt: skip
+from matrix.stage import Result, Stage
+from matrix.store import Store, StoreConfig
+
+ROLES = ["Pharmacist", "Chess Coach", "Sound Engineer", "Night Nurse", "Urban Gardener", "Tax Adviser", "Ferry Captain"]
+LONG = (
+    "Start with a small trial before you change the whole routine. Write down what you expect, measure it for two weeks, "
+    "and compare. If the numbers do not move, go back and change one thing only, so that you know what made the difference. "
+)
+
+
+@dataclass(kw_only=True)
+class Handmade(Stage):
+    """A stage whose files are given; `inputs` and manifest are the real ones."""
+
+    variant: str = "plain"
+    files = None
+
+    def run(self, work: Path) -> None:
+        for name, content in (self.files or {}).items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                (work / name).write_text(content)
+            elif content and not isinstance(content[0], Row):
+                (work / name).write_text(json.dumps(content))
+            else:
+                write_jsonl(work / name, content)
+
+
+@dataclass(kw_only=True)
+class Import(Handmade):
+    name: ClassVar[str] = "import"
+    model: ModelConfig
+
+
+@dataclass(kw_only=True)
+class Simulate(Handmade):
+    name: ClassVar[str] = "simulate"
+
+
+@dataclass(kw_only=True)
+class Generate(Handmade):
+    name: ClassVar[str] = "generate"
+    society: Result
+
+
+@dataclass(kw_only=True)
+class Filter(Handmade):
+    name: ClassVar[str] = "filter"
+    rows: Result
+
+
+@dataclass(kw_only=True)
+class Train(Handmade):
+    name: ClassVar[str] = "train"
+    base: Result
+    data: Result
+
+
+@dataclass(kw_only=True)
+class Prefer(Handmade):
+    name: ClassVar[str] = "prefer"
+    society: Result
+    sft: Result
+
+
+@dataclass(kw_only=True)
+class AnswerStage(Handmade):
+    name: ClassVar[str] = "answer"
+    checkpoint: Result
+
+
+@dataclass(kw_only=True)
+class Evaluate(Handmade):
+    name: ClassVar[str] = "evaluate"
+    answers: Result
+    reference: Result
+
+
+class Builder:
+    """Makes cells of one grid; equal stages are shared through the store, as in a real grid."""
+
+    def __init__(self, outputs: Path, agents: int = 6, groups: int = 2, hostile: str = "") -> None:
+        self.outputs, self.agents, self.groups, self.hostile = outputs, agents, groups, hostile
+        self.grid = outputs / "grids" / "demo"
+        self.store = Store(StoreConfig(root=str(outputs / "store")))
+
+    def get(self, stage: Handmade, files: dict) -> Result:
+        stage.files = files
+        return self.store.get(stage)
+
+    def society(self) -> Result:
+        stage = Simulate(seed=1)
+        rng, name = random.Random(1), f"simulate-{stage.key()[:12]}"
+        origin = Origin(stage=name, model="smol@1", templates={"plan.jinja": "0123456789ab"}, seed=77)
+        agents, actions, scenarios = [], [], []
+        for i in range(self.agents):
+            group, role = i % self.groups, ROLES[i % len(ROLES)]
+            angle = 2 * math.pi * group / self.groups
+            agents.append(
+                Agent(
+                    id=f"a{i:04}", name=f"{role} {i}{self.hostile}", description=f"A {role.lower()} who likes order. {LONG}",
+                    posts=["A post."], personality="Patient, curious.", goal=f"Be the best {role.lower()} in town.",
+                    plan=["Learn: read a book.", "Practise: every day."], group=group, profile=f"p{i:04}",
+                    position=[math.cos(angle) + rng.gauss(0, 0.18), math.sin(angle) + rng.gauss(0, 0.18)], origin=origin,
+                )
+            )  # fmt: skip
+        for group in range(self.groups):
+            members = [a.id for a in agents if a.group == group]
+            for index in range(2):
+                scenario, made = f"g{group:02}-s{index:02}", []
+                for step in range(3):
+                    agent = members[step % len(members)]
+                    others = [m for m in members if m != agent]
+                    actions.append(
+                        Action(
+                            id=f"{scenario}-t{step}", agent=agent, group=group, scenario=scenario, step=step,
+                            text=f"reorganises the shelves and writes down what is missing{self.hostile}.",
+                            observations=["News."] if step else [], plan_step=-1 if step else 0,
+                            aware=others[: 1 + rng.randrange(len(others))] if others else [],
+                            shared=[(group + 1 + rng.randrange(self.groups - 1)) % self.groups] if step == 1 else [],
+                            origin=origin,
+                        )
+                    )  # fmt: skip
+                    made.append(actions[-1].id)
+                summary = f"In group {group} the shelves were put in order. {LONG}{self.hostile}"
+                scenarios.append(
+                    Scenario(id=scenario, group=group, index=index, agents=members[:3], actions=made, summary=summary, origin=origin)
+                )  # fmt: skip
+        return self.get(
+            stage,
+            {
+                "agents.jsonl": agents, "actions.jsonl": actions, "scenarios.jsonl": scenarios,
+                "profiles.jsonl": [Profile(id=a.profile, name="Real Name", description="d") for a in agents],
+                "failures.jsonl": [Failure(id="a0000", purpose="plan", text="???", error="no steps")],
+                "grouping.json": '{"goals_reached": 1}',
+                "usage.json": '{"calls": 60, "replayed": 12, "tokens_in": 48000, "tokens_out": 5400, "tokens_cached": 9000}',
+            },
+        )  # fmt: skip
+
+    def rows(self, society: Result) -> Result:
+        stage = Generate(seed=1, society=society)
+        rows = [self.conversation(i, f"generate-{stage.key()[:12]}", society) for i in range(12)]
+        return self.get(
+            stage, {"rows.jsonl": rows, "usage.json": '{"calls": 24, "tokens_in": 9000, "tokens_out": 7000}'}
+        )
+
+    def conversation(self, i: int, stage: str, society: Result, prefix: str = "sft") -> Conversation:
+        group = i % self.groups
+        origin = Origin(stage=stage, model="smol@1", templates={"simple.jinja": "abcabcabcabc"}, seed=100 + i,
+                        society=society.name, scenario=f"g{group:02}-s{i // self.groups % 2:02}", agent=f"a{group:04}")  # fmt: skip
+        question = f"Question {i}: how do I keep my shelves in order when time is short?{self.hostile}"
+        answer = f"Answer {i}. {LONG * (1 + i % 4)}"
+        messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
+        return Conversation(id=f"{prefix}-{i:05}", messages=messages, kind="simple", category="advice", origin=origin)
+
+    def filtered(self, rows: Result, kind: type, variant: str, drop: int) -> Result:
+        from matrix.records import read_jsonl
+
+        all_rows = read_jsonl(rows.path / "rows.jsonl", kind)
+        kept, dropped = all_rows[drop:], all_rows[:drop]
+        drops = [
+            Drop(id=r.id, filter="length", reason=("too_short", "too_long")[i % 2], value=f"{i} words")
+            for i, r in enumerate(dropped)
+        ]
+        reasons = {r: sum(d.reason == r for d in drops) for r in sorted({d.reason for d in drops})}
+        funnel = [
+            {"filter": "length", "in": len(all_rows), "kept": len(kept), "dropped": reasons},
+            {"filter": "dedup", "in": len(kept), "kept": len(kept), "dropped": {}},
+        ]
+        files = {"rows.jsonl": kept, "dropped.jsonl": dropped, "drops.jsonl": drops, "funnel.json": json.dumps(funnel)}
+        return self.get(Filter(seed=1, rows=rows, variant=variant), files)
+
+    def train(self, base: Result, data: Result, start: float, seed: int) -> Result:
+        rng = random.Random(seed)
+        lines = ["epoch,step,train/loss,val/loss"]
+        for step in range(80):
+            lines.append(f"0,{step},{start * math.exp(-step / 60) + rng.gauss(0, 0.04)},")
+            if step % 40 == 39:
+                lines.append(f"0,{step},,{start * math.exp(-step / 60) + 0.08}")
+        return self.get(Train(seed=seed, base=base, data=data), {"metrics.csv": "\n".join(lines) + "\n"})
+
+    def pairs(self, society: Result, sft: Result) -> Result:
+        stage = Prefer(seed=1, society=society, sft=sft)
+        rows = []
+        for i in range(8):
+            c = self.conversation(i, f"prefer-{stage.key()[:12]}", society, "pair")
+            rows.append(
+                PreferencePair(
+                    id=c.id, prompt=c.messages[:-1], chosen=c.messages[-1].content, rejected="Shelves shelves shelves. " * (1 + i),
+                    kind="complex", origin=c.origin, rejected_model=sft.name,
+                )
+            )  # fmt: skip
+        return self.get(stage, {"rows.jsonl": rows, "usage.json": '{"calls": 16}'})
+
+    def cell(self, name: str, overrides: list[str], *, lc: float = 54.0, win: float = 52.5, arena: float = 51.0,
+             seed: int = 0, drop: int = 3, train: bool = True, notice: str = "demo judge: not comparable with published numbers",
+             **result: object) -> Path:  # fmt: skip
+        """A finished cell with given scores; `result` replaces fields of its result.json."""
+        base = self.get(Import(seed=1, model=ModelConfig(model="package:llm/Smol-135M.gguf")), {"reference.json": "{}"})
+        stages = {"base": base}
+        model = base
+        if train:
+            stages["society"] = society = self.society()
+            stages["rows"] = rows = self.rows(society)
+            stages["kept"] = kept = self.filtered(rows, Conversation, f"drop{drop}", drop)
+            stages["sft"] = sft = self.train(base, kept, 2.4, seed)
+            stages["pairs"] = pairs = self.pairs(society, sft)
+            stages["kept_pairs"] = kept_pairs = self.filtered(pairs, PreferencePair, f"drop{drop}", min(drop, 2))
+            stages["tuned"] = model = self.train(sft, kept_pairs, 0.693, seed)
+        for alias, checkpoint in (("answers", model), ("reference", base)):
+            answers = [
+                Answer(id=f"q{i}", instruction=f"What is {i} + {i}?{self.hostile}", output=f"{2 * i}, I think. {LONG}", generator=checkpoint.name)
+                for i in range(10)
+            ]  # fmt: skip
+            files = {f"answers/{b}.jsonl": answers for b in ("alpaca_eval2", "arena_hard_v0.1")}
+            stages[alias] = self.get(AnswerStage(seed=1, checkpoint=checkpoint), files)
+        scores = {
+            "benchmarks": [
+                {
+                    "benchmark": "alpaca_eval2", "model": model.name, "reference": base.name, "judge": "smol@1",
+                    "metrics": {"win_rate": win, "length_controlled_win_rate": lc, "standard_error": 1.25, "avg_length": 812.5,
+                                "reference_avg_length": 640.0, "n_judged": 10, "n_total": 10},
+                    "interval": {"win_rate": [win - 6, win + 6], "length_controlled_win_rate": [lc - 5, lc + 5]}, "notice": notice,
+                },
+                {
+                    "benchmark": "arena_hard_v0.1", "model": model.name, "reference": base.name, "judge": "smol@1",
+                    "metrics": {"score": arena, "n_judged": 20, "n_total": 20},
+                    "interval": {"score": [arena - 8, arena + 8]}, "notice": notice,
+                },
+            ]
+        }  # fmt: skip
+        judgements = [
+            Judgement(id=f"alpaca_eval2-q{i}", benchmark="alpaca_eval2", question=f"q{i}", verdict="mM"[i % 2], preference=i / 9)
+            for i in range(10)
+        ] + [
+            Judgement(id=f"arena-q{i}-{g}", benchmark="arena_hard_v0.1", question=f"q{i}", game=g, verdict="A>B", preference=None if i == 3 else 0.75,
+                      text=f"My final verdict is [[A>B]]. {self.hostile}")
+            for i in range(10) for g in (0, 1)
+        ]  # fmt: skip
+        files = {"judgements.jsonl": judgements, "scores.json": json.dumps(scores)}
+        evaluate = Evaluate(
+            seed=1, answers=stages["answers"], reference=stages["reference"], variant=f"{lc}-{win}-{arena}-{notice}"
+        )
+        stages["scores"] = self.get(evaluate, files)
+        return self.write(name, overrides, {"status": "done", "stages": stages, "scores": scores, **result})
+
+    def write(self, name: str, overrides: list[str], result: dict) -> Path:
+        folder = self.grid / name
+        folder.mkdir(parents=True)
+        stages = result.pop("stages", {})
+        described = [self.described(alias, stages[alias]) for alias in stages]
+        full = {
+            "name": "demo", "cell": name, "label": "", "status": "planned", "stage": None, "error": None, "traceback": None,
+            "until": "evaluate", "overrides": overrides, "choices": {"model": "smol"}, "command": f"matrix {' '.join(overrides)}",
+            "started": "2026-01-01T00:00:00Z", "seconds": 61.5,
+            "environment": {"python": "3.11.9", "platform": "Linux", "cpus": 2, "gpus": [], "packages": {"jinja2": "3.1.6"},
+                            "commit": "0" * 40, "changes": None},
+            "stages": described, "scores": None, **result,
+        }  # fmt: skip
+        (folder / "result.json").write_text(json.dumps(full))
+        return folder
+
+    def described(self, alias: str, result: Result) -> dict:
+        manifest = json.loads((result.path / "manifest.json").read_text())
+        rows = {name: o["rows"] for name, o in manifest["outputs"].items() if "rows" in o}
+        return {"alias": alias, "stage": result.stage, "name": result.name, "key": result.key, "path": str(result.path),
+                "hit": result.hit, "seconds": 12.5, "usage": manifest["usage"], "rows": rows}  # fmt: skip
