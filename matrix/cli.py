@@ -22,7 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from matrix.cell import INVOCATION, cell_id, run_cell
@@ -64,15 +64,15 @@ class CommandError(ValueError):
 
 def to_config(composed: DictConfig) -> MatrixConfig:
     """The composed config as dataclasses; every `__post_init__` check runs here."""
-    plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    config = OmegaConf.to_object(plain)
+    with read_write(composed), open_dict(composed):
+        composed.pop("hydra", None)
+    config = OmegaConf.to_object(composed)
     assert isinstance(config, MatrixConfig)
     return config
 
 
 def _cell_id(*, _root_: DictConfig) -> str:
-    with_values = OmegaConf.create(_root_, flags={"allow_objects": True})
-    return cell_id(to_config(with_values), list(_root_.hydra.overrides.task))
+    return cell_id(to_config(copy.deepcopy(_root_)), list(_root_.hydra.overrides.task))
 
 
 def register() -> None:

@@ -30,6 +30,8 @@ class Decoding:
 
     temperature: float = 0.7
     top_p: float = 0.95
+    frequency_penalty: float = 0.0
+    """As in the OpenAI API; small models repeat themselves without it."""
     max_tokens: int = 128
     """Longest answer in tokens; a prompt is cut so that both fit the model's context."""
 
@@ -43,6 +45,7 @@ class Decoding:
             seed=seed,
             temperature=self.temperature,
             top_p=self.top_p,
+            frequency_penalty=self.frequency_penalty,
             max_tokens=self.max_tokens,
             json_schema=json_schema,
         )

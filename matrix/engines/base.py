@@ -90,6 +90,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """0 is greedy."""
     top_p: float = 1.0
     max_tokens: int = 256
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for every time that it stands in the completion; keeps small models from looping."""
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     """Single-token continuations to score: `Completion.choice_logprobs` holds their log-probabilities as first token."""

@@ -112,9 +112,9 @@ class OpenAIEngine:
         require_room(sum(estimate_tokens(m.content) + MESSAGE_TOKENS for m in messages), sampling, self._config)
         body = _encode(self._body(messages, sampling))
         for tries in range(1, self._config.retries + 2):
-            endpoint = min(self._endpoints, key=lambda e: (e.active + 1) << min(e.errors, 10))
             try:
                 async with self.limit as burst:
+                    endpoint = min(self._endpoints, key=lambda e: (e.active + 1) << min(e.errors, 10))
                     response = await self._post(endpoint, body, burst)
                 return _completion(response, sampling)
             except _Failed as failed:
@@ -136,6 +136,7 @@ class OpenAIEngine:
             "seed": sampling.seed,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            "frequency_penalty": sampling.frequency_penalty,
             "max_tokens": 1 if sampling.choices else sampling.max_tokens,
         }
         if sampling.stop:

@@ -7,7 +7,12 @@ bit, alone or beside any others:
 - a *companion* sequence that is decoded in every step. Matrix products with a single row take another kernel, with
   another order of summation, than those with two rows or more; the companion sees to it that there are always two;
 - no prompt is ever split over steps and no sequence is ever preempted: a call enters only when its whole prompt fits
-  the step and all its tokens fit the KV cache.
+  the step and all its tokens fit the KV cache;
+- every prompt is first put into the prefix cache by a request for one token, so that every answer starts in the same
+  way: from a cached prompt of which the last token is computed again. Started cold, it would take another kernel.
+
+One difference is left: a later turn of a chat reuses what the earlier answer put into the cache token by token. After a
+restart it is computed as one prompt, and its log-probabilities can differ by some 1e-5.
 """
 
 from __future__ import annotations
@@ -129,9 +134,8 @@ class OpenVinoEngine:
             return await self._score(ids, sampling)
         output = await self._generate(ids, self._generation(sampling))
         text = self._tokenizer.decode(output.generated_ids)
-        cut = min((at for at in map(text.find, sampling.stop) if at >= 0), default=len(text))
         return Completion(
-            text=text[:cut],
+            text=text if output.generated_ids[-1:] == [] or output.generated_ids[-1] in self._ends else _cut(text, sampling.stop),
             prompt_tokens=length,
             completion_tokens=len(output.generated_ids),
             finish_reason="length" if output.finish_reason.name == "LENGTH" else "stop",
@@ -172,8 +176,9 @@ class OpenVinoEngine:
             generation.do_sample = True
             generation.temperature = sampling.temperature
             generation.top_p = sampling.top_p
+        generation.frequency_penalty = sampling.frequency_penalty
         if sampling.stop:
-            # Kept in the output and cut from the text, because a stop string may end inside a token.
+            # Left in the output and cut from the text: what is taken out here are whole tokens, which may hold more.
             generation.stop_strings = set(sampling.stop)
             generation.include_stop_str_in_output = True
         if sampling.json_schema is not None:
@@ -191,6 +196,12 @@ class OpenVinoEngine:
         return generation
 
     async def _generate(
+        self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
+    ) -> openvino_genai.GenerationOutput:
+        await self._submit(ids, self._generation(Sampling(seed=0, temperature=0.0, max_tokens=1)))
+        return await self._submit(ids, generation)
+
+    async def _submit(
         self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
     ) -> openvino_genai.GenerationOutput:
         if self._broken:
@@ -298,6 +309,13 @@ class OpenVinoEngine:
 
 def _blocks(tokens: int) -> int:
     return -(-tokens // BLOCK) + 1
+
+
+def _cut(text: str, stops: tuple[str, ...]) -> str:
+    """The text before the first stop string, of which the end may be missing at the end of the text."""
+    found = [at for at in map(text.find, stops) if at >= 0]
+    begun = [len(text) - n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+    return text[: min(found or begun, default=len(text))]
 
 
 def _tell(answer: asyncio.Future[Any], how: Callable[[asyncio.Future[Any]], None]) -> None:

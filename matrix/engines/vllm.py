@@ -149,6 +149,7 @@ def _parameters(sampling: Sampling, choice_ids: list[int]) -> Any:
         seed=sampling.seed,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        frequency_penalty=sampling.frequency_penalty,
         max_tokens=1 if choice_ids else sampling.max_tokens,
         stop=list(sampling.stop),
         logprob_token_ids=choice_ids or None,

@@ -106,7 +106,7 @@ class AlpacaEval:
             note = "not fitted: the model is its own reference"
         elif fitted is None:
             metrics |= {"length_controlled_win_rate": None, "lc_standard_error": None}
-            note = f"not fitted: it needs {MIN_ROWS} judged questions and answers that differ in length"
+            note = f"not fitted: fewer than {MIN_ROWS} judged questions, equal lengths, or too little signal"
         else:
             metrics |= {"length_controlled_win_rate": fitted.win_rate, "lc_standard_error": fitted.standard_error}
             spread["length_controlled_win_rate"] = fitted.interval

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from matrix.evaluation.config import AlpacaEvalConfig, LengthControl
 from matrix.evaluation.intervals import Floats, interval, resamples
-from matrix.evaluation.questions import Pair, EvaluationError, fetch
+from matrix.evaluation.questions import EvaluationError, Pair, fetch
 from matrix.evaluation.side_effects import undone
 
 MIN_ROWS = 5
@@ -79,7 +79,8 @@ def length_controlled(
         seed: of the resamples behind the interval.
 
     Returns:
-        None where there is nothing to fit: fewer than `MIN_ROWS` judged questions, or no difference in length.
+        None where nothing can be fitted: fewer than `MIN_ROWS` judged questions, no difference in length, or judgements
+        so few and noisy that the penalty takes every coefficient to zero (which would read as 50% for any model).
     """
     import pandas as pd
     import sklearn
@@ -112,6 +113,8 @@ def length_controlled(
             return model, model.predict_proba(test.iloc[drawn])[:, 1]
 
         model, predicted = fit(np.arange(len(rows)), info["kwargs"])
+        if not model.coef_.any():
+            return None
         penalty = float(model.C_[0])
         judged = known[len(calibrating) :]
         samples = [drawn for drawn in resamples(len(rows), ROUNDS, seed) if judged[drawn].any()]

@@ -22,15 +22,30 @@ REFERENCES = {
 }
 """Model and sha256 of its sorted answers."""
 TEMPERATURES = {AlpacaEvalConfig.name: 0.7, ArenaHardConfig.name: 0.0}
+ONE_SIDED = 5.0
+"""Percent of judgements for one place, or against it, at which a judge is taken to be blind to the answers."""
 NOT_COMPARABLE = "not comparable with published numbers"
 
 
-def notice(config: AlpacaEvalConfig | ArenaHardConfig, judge: ModelConfig, pairs: Sequence[Pair]) -> str:
-    """Empty for a run by the official protocol; else that it is not comparable, and why."""
+def notice(
+    config: AlpacaEvalConfig | ArenaHardConfig, judge: ModelConfig, pairs: Sequence[Pair], first_preferred: float | None
+) -> str:
+    """Empty for a run by the official protocol; else that it is not comparable, and why.
+
+    Args:
+        first_preferred: percent of judgements for the answer shown first; a judge that nearly always takes the same
+            place is pointed out, unless both orders are averaged (`verdict=choices`).
+    """
     if config.answers.questions == EMBEDDED:
-        return f"demo judge: {NOT_COMPARABLE}"
-    reasons = departures(config, judge, pairs)
-    return f"{NOT_COMPARABLE}: {'; '.join(reasons)}" if reasons else ""
+        text = f"demo judge: {NOT_COMPARABLE}"
+    else:
+        reasons = departures(config, judge, pairs)
+        text = f"{NOT_COMPARABLE}: {'; '.join(reasons)}" if reasons else ""
+    averaged = isinstance(config, ArenaHardConfig) and config.verdict is Verdict.CHOICES
+    if first_preferred is None or averaged or ONE_SIDED < first_preferred < 100 - ONE_SIDED:
+        return text
+    blind = f"the judge preferred the answer shown first in {first_preferred:.0f}% of its judgements, whatever it was"
+    return f"{text}; {blind}" if text else blind
 
 
 def departures(config: AlpacaEvalConfig | ArenaHardConfig, judge: ModelConfig, pairs: Sequence[Pair]) -> list[str]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from matrix.engines.base import LanguageModel, ModelConfig, Sampling
+import msgspec
+
+from matrix.engines.base import ContextOverflow, LanguageModel, ModelConfig, Sampling
 from matrix.engines.opening import open_model
 from matrix.evaluation.alpaca_eval import AlpacaEval
 from matrix.evaluation.arena_hard import GAMES, ArenaHard
@@ -25,9 +27,9 @@ from matrix.evaluation.config import (
     EvaluationConfig,
     Verdict,
 )
-from matrix.evaluation.judge import Judge, gather
+from matrix.evaluation.judge import Judge, gather, refused
 from matrix.evaluation.protocol import notice
-from matrix.evaluation.questions import BASE, Pair, EvaluationError, fetch, read_answers, read_questions, select
+from matrix.evaluation.questions import BASE, EvaluationError, Pair, fetch, read_answers, read_questions, select
 from matrix.progress import Progress, show
 from matrix.provenance import derive_seed
 from matrix.records import Answer as AnswerRow
@@ -83,19 +85,23 @@ async def _answer(
     model: LanguageModel, question: Question, config: AnsweringConfig, seed: int, progress: Progress
 ) -> AnswerRow:
     """The model's answer without surrounding space; cut to what the context leaves, empty where that is nothing."""
-    room = model.max_context - model.count_tokens(question.instruction) - RESERVE
-    text, tokens, finish = "", 0, "context"
-    if room > 0:
-        sampling = Sampling(
-            seed=derive_seed(seed, "answer", question.id), temperature=config.temperature, top_p=config.top_p,
-            max_tokens=min(config.max_tokens, room),
-        )  # fmt: skip
-        completion = await model.chat([Message(role="user", content=question.instruction)], sampling)
-        text, tokens, finish = completion.text.strip(), completion.completion_tokens, completion.finish_reason
+    messages = [Message(role="user", content=question.instruction)]
+    sampling = Sampling(
+        seed=derive_seed(seed, "answer", question.id), temperature=config.temperature, top_p=config.top_p,
+        max_tokens=config.max_tokens,
+    )  # fmt: skip
+    try:
+        completion = await model.chat(messages, sampling)
+    except ContextOverflow as error:
+        room = model.max_context - model.count_tokens(question.instruction) - RESERVE
+        if room < 1:
+            completion = refused(f"ContextOverflow: {error}")
+        else:
+            completion = await model.chat(messages, msgspec.structs.replace(sampling, max_tokens=room))
     progress.advance()
     return AnswerRow(
-        id=question.id, instruction=question.instruction, output=text, generator=model.name, tokens=tokens,
-        finish_reason=finish,
+        id=question.id, instruction=question.instruction, output=completion.text.strip(), generator=model.name,
+        tokens=completion.completion_tokens, finish_reason=completion.finish_reason,
     )  # fmt: skip
 
 
@@ -170,7 +176,7 @@ class Evaluate(Stage):
         pairs = comparison.pairs
         scored = comparison.scores(judgements, derive_seed(self.seed, "bootstrap"))
         scored["metrics"] |= {
-            "truncated": sum(p.model.finish_reason in ("length", "context") for p in pairs),
+            "truncated": sum(p.model.finish_reason not in ("stop", "") for p in pairs),
             "distinct_outputs": len({p.model.output for p in pairs}),
         }
         return {
@@ -179,7 +185,7 @@ class Evaluate(Stage):
             "reference": pairs[0].reference.generator,
             "judge": self.judge.name,
             **scored,
-            "notice": notice(comparison.config, self.judge, pairs),
+            "notice": notice(comparison.config, self.judge, pairs, scored["metrics"]["first_preferred"]),
         }
 
 

@@ -161,12 +161,12 @@ class Grid:
         return [cell for cell in self.cells if any(run.name == name for run in cell.stages)]
 
     def folder(self, run: StageRun) -> Path | None:
-        """Where a stage result lies: where it was written, or in `../../store` after the outputs were moved; else None."""
+        """Where a stage result lies: where it was written, or in `../../store` if the outputs were moved; else None."""
         moved = self.path.resolve().parents[1] / "store" / run.stage / Path(run.path).name
         return next((path for path in (Path(run.path), moved) if (path / "manifest.json").exists()), None)
 
     def file(self, run: StageRun, name: str) -> Path | None:
-        """A file of a stage result, None where the result never had it or is gone; the latter is noted in `problems`."""
+        """A file of a stage result, None where the result has none or is gone; the latter is noted in `problems`."""
         folder = self.folder(run)
         if folder is None:
             self._note(f"{run.name} ({run.alias}) is not at {run.path}")

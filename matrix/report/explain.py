@@ -1,7 +1,7 @@
 """`matrix-explain ROW_ID`: walks from a row back to what it grew out of, and on to what was trained on it.
 
-Reads the store alone: a row's `Origin` points back (instruction, scenario, agent, society), the manifests' inputs point on
-(filters that kept or dropped it, train stages that consumed it).
+Reads the store alone: a row's `Origin` points back (instruction, scenario, agent, society), the inputs in the manifests
+point on (filters that kept or dropped it, train stages that consumed it).
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 where the id is unknown or in too many stage results."""
     parser = argparse.ArgumentParser(
         prog="matrix-explain",
-        description="Walk from a row back to the instruction, scenario, actions, agents and profile that it grew out of, "
-        "and on to the filters and training runs that used it.",
+        description="Walk from a row back to the instruction, scenario, actions, agents and profile that it grew out "
+        "of, and on to the filters and training runs that used it.",
     )
     parser.add_argument("id", metavar="ROW_ID", help="e.g. sft-00012, pair-00007, g02-s01, g02-s01-t2, a0003")
     parser.add_argument("--store", type=Path, default=Path("outputs/store"), help="default: %(default)s")
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not every:
         near = ", ".join(library.nearest(arguments.id))
         return _refuse(
-            f"no row {arguments.id} in {arguments.store}. " + (f"Nearest: {near}" if near else "It has no rows")
+            f"no row {arguments.id} in {arguments.store}. " + (f"Nearest: {near}" if near else "No id there is like it")
         )
     if not found:
         return _refuse(f"no row {arguments.id} in --stage {arguments.stage}. It is in {places}")

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from markupsafe import Markup
 from matrix.progress import Usage
 from matrix.report import plots, samples
 from matrix.report.cells import Cell, Grid, StageRun
-from matrix.report.leaderboard import COLUMNS, REFERENCE, Column, Leaderboard, duration, fate, leaderboard
+from matrix.report.leaderboard import COLUMNS, REFERENCE, Column, Leaderboard, leaderboard
+from matrix.report.tables import duration, fate
 
 LONGEST = 6000
 """Characters of one text that the page holds at most."""
@@ -35,13 +37,24 @@ def render(grid: Grid) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cut": cut, "duration": duration, "percent": percent, "thousands": "{:,}".format}
+    environment.filters |= {
+        "cut": cut,
+        "duration": duration,
+        "percent": percent,
+        "thousands": "{:,}".format,
+        "count": count,
+    }
     return environment.get_template("report.html.jinja").render(context(grid))
 
 
 def cut(text: str, most: int = LONGEST) -> str:
     """A text without what lies beyond `most` characters, which are counted."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
+
+
+def count(number: int) -> str:
+    """A number of which there may be none."""
+    return f"{number:,}" if number else "–"
 
 
 def percent(value: float | None) -> str:
@@ -63,16 +76,18 @@ def context(grid: Grid) -> dict[str, Any]:
         "summary": summary(grid, board),
         "statuses": _statuses(grid.cells),
         "score_plots": _score_plots(board),
-        "societies": [(s, Markup(plots.society(f"society-{s.run.key[:12]}", s.agents, s.actions))) for s in societies],
+        "societies": [(s, _numbers(s), Markup(_society_plot(s))) for s in societies],
         "funnels": [(f, _label_of(grid, f.run), Markup(_funnel_plot(grid, f))) for f in funnels],
         "pairs": samples.preference_pairs(grid, 4),
         "comparisons": [(c, _label_of(grid, c.run), _title_of(c.benchmark)) for c in comparisons],
         "losses": [Markup(svg) for svg in _loss_plots(grid)],
         "costs": _costs(grid),
+        "costs_of_each": [_cost(grid, run.alias, [run]) for run in grid.results().values()],
         "failed": [(c, board.labels[c.cell]) for c in grid.cells if c.error],
         "unfinished": [(c, board.labels[c.cell], fate(c)) for c in board.unfinished],
         "commands": list(dict.fromkeys(c.command for c in grid.cells if c.command)),
         "environments": list(environments.values()),
+        "most_lines": plots.MOST_LINES,
         "num_societies": len(grid.results("society")),
         "num_evaluations": len(grid.results("scores")),
         "problems": grid.problems,
@@ -100,8 +115,8 @@ def summary(grid: Grid, board: Leaderboard) -> str:
     lead = f"best is {best.label} with" if len(lines) > 1 else "it reaches"
     verdict = _verdict(entry.low, entry.high, base)
     return (
-        f"{compared} compared with {baseline.label}: {lead} {entry.value:.1f} %{spread} {column.title} against {base:.1f} %,"
-        f" {verdict}."
+        f"{compared} compared with {baseline.label}: {lead} {entry.value:.1f} %{spread} {column.title} "
+        f"against {base:.1f} %, {verdict}."
     )
 
 
@@ -118,6 +133,26 @@ def _statuses(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} cell{'s' * (len(cells) > 1)}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
 
 
+def _numbers(society: samples.Society) -> list[tuple[str, str]]:
+    """What happened in it, counted."""
+    u = society.run.usage
+    pairs: list[tuple[str, int | None]] = [
+        ("agents", len(society.agents)),
+        ("groups", len({a.group for a in society.agents})),
+        ("scenarios", len(society.scenarios)),
+        ("actions", len(society.actions)),
+        ("of them reactions", sum(bool(a.observations) for a in society.actions)),
+        ("messages within groups", sum(len(a.aware) for a in society.actions)),
+        ("messages to other groups", sum(len(a.shared) for a in society.actions)),
+        ("life goals reached", society.goals_reached),
+        ("answers not understood", society.failures),
+        ("model calls", u.calls + u.replayed),
+        ("tokens read", u.tokens_in),
+        ("tokens written", u.tokens_out),
+    ]
+    return [(name, f"{value:,}") for name, value in pairs if value is not None]
+
+
 def _score_plots(board: Leaderboard) -> list[Markup]:
     drawn = []
     for column in (c for c in board.columns if c.score):
@@ -128,6 +163,10 @@ def _score_plots(board: Leaderboard) -> list[Markup]:
             base = bases[-1]
             drawn.append(Markup(plots.scores(column, rows, (base.label, base.entries[column.key].value))))
     return drawn
+
+
+def _society_plot(society: samples.Society) -> str:
+    return plots.society(f"society-{society.run.key[:12]}", society.agents, society.actions)
 
 
 def _funnel_plot(grid: Grid, funnel: samples.Funnel) -> str:
@@ -151,16 +190,19 @@ def _loss_plots(grid: Grid) -> list[str]:
 
 
 def read_losses(file: Path) -> tuple[plots.Curve, plots.Curve]:
-    """Training and validation loss by step from a `metrics.csv`; a column counts if its last word is `loss`."""
-    train, validation = [], []
+    """Training and validation loss by step from a `metrics.csv`: the first columns whose last word is `loss`."""
     with file.open(newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines)):
-            step = _number(row.get("step")) if "step" in row else float(number)
-            for name, text in row.items():
-                value = _number(text)
-                if re.search(r"(^|[/_])loss$", name or "") and step is not None and value is not None:
-                    (validation if re.match(r"(val|eval)", name) else train).append((step, value))
-    return train, validation
+        reader = csv.DictReader(lines)
+        named = [name for name in reader.fieldnames or [] if re.search(r"(^|[/_])loss$", name)]
+        rows = list(enumerate(reader))
+    validation = next((name for name in named if re.match(r"val|eval", name)), "")
+    train = next((name for name in named if not re.match(r"val|eval", name)), "")
+
+    def curve(column: str) -> plots.Curve:
+        points = [(_number(row.get("step", str(number))), _number(row.get(column))) for number, row in rows]
+        return [(step, value) for step, value in points if step is not None and value is not None]
+
+    return curve(train), curve(validation)
 
 
 def _number(text: str | None) -> float | None:
@@ -182,12 +224,31 @@ def _title_of(benchmark: str) -> str:
     return column.title.split(" LC")[0].removesuffix(" score") if column else benchmark
 
 
-def _costs(grid: Grid) -> list[tuple[str, str, Usage, float, int]]:
-    """Alias, name, usage, seconds and number of using cells of each stage result, and their sum."""
-    runs = list(grid.results().values())
-    rows = [(run.alias, run.name, run.usage, run.seconds, len(grid.users(run.name))) for run in runs]
-    total = Usage()
+@dataclass
+class Cost:
+    """What some stage results cost when they were made."""
+
+    title: str
+    note: str
+    usage: Usage
+    seconds: float
+    cells: int
+
+
+def _cost(grid: Grid, title: str, runs: Sequence[StageRun]) -> Cost:
+    usage = Usage()
     for run in runs:
-        for name in total.__struct_fields__:
-            setattr(total, name, getattr(total, name) + getattr(run.usage, name))
-    return [*rows, ("total", "", total, sum(run.seconds for run in runs), len(grid.cells))]
+        for name in usage.__struct_fields__:
+            setattr(usage, name, getattr(usage, name) + getattr(run.usage, name))
+    cells = {cell.cell for run in runs for cell in grid.users(run.name)}
+    note = runs[0].name if len(runs) == 1 else f"{len(runs)} results"
+    return Cost(title, note, usage, sum(run.seconds for run in runs), len(cells))
+
+
+def _costs(grid: Grid) -> list[Cost]:
+    """Costs of each stage of the pipeline, and their sum."""
+    stages: dict[str, list[StageRun]] = {}
+    for run in grid.results().values():
+        stages.setdefault(run.alias, []).append(run)
+    return [*(_cost(grid, alias, runs) for alias, runs in stages.items()),
+            _cost(grid, "total", list(grid.results().values()))]  # fmt: skip

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matrix.report.cells import GridError, read_grid
-from matrix.report.leaderboard import as_csv, as_markdown, as_table, leaderboard
+from matrix.report.leaderboard import leaderboard
+from matrix.report.tables import as_csv, as_markdown, as_table
 
 
 def write_report(grid: Path) -> Path:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 where the folder is not a grid."""
     parser = argparse.ArgumentParser(
         prog="matrix-report",
-        description="Write report.html, leaderboard.md and leaderboard.csv into a grid folder and print the leaderboard.",
+        description="Write report.html, leaderboard.md and leaderboard.csv into a grid folder and print the table.",
     )
     parser.add_argument("grid", type=Path, metavar="DIR", help="a grid folder, e.g. outputs/grids/demo")
     path = parser.parse_args(argv).grid

@@ -1,7 +1,7 @@
 """Plots of the report as inline SVG: loss curves, filter funnel, the society, scores.
 
-Every function returns one `<svg>` element, the same bytes for the same values, that scales with the page. Text stays text,
-so that the page's own fonts draw it.
+Every function returns one `<svg>` element, the same bytes for the same values, that scales with the page. Text stays
+text, so that the page's own fonts draw it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from html import escape
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from matrix.records import Action, Agent
 from matrix.report.leaderboard import Column, Entry
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 PALETTE = ("#3b6fb6", "#d98032", "#3f9a6d", "#b8475a", "#7d62ab", "#8a6d4b", "#c56aa0", "#5f7f2f", "#2a97a5", "#a08a1c")
 INK, MUTED, FAINT, GRID = "#1f2933", "#5b6773", "#9aa5b1", "#e4e8ec"
 KEPT = "#6b93c7"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "matrix", "font.family": "sans-serif", "font.size": 9.5,
     "text.parse_math": False, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": FAINT,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -32,26 +34,27 @@ STYLE = {
     "legend.frameon": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
 MOST_LINES = 1500
-"""Lines drawn in a society, the most frequent ones: more would be a grey blot of several megabytes."""
+"""Lines of each kind drawn in a society, the most frequent ones: more would be a blot of several megabytes."""
 Curve = Sequence[tuple[float, float]]
+K = TypeVar("K", bound=tuple[Any, Any])
+
+
+def _styled() -> AbstractContextManager[None]:
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        return Figure(figsize=(width, height))
+    return Figure(figsize=(width, height))
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
     """The figure as one element, its ids prefixed with `name` so that several fit on one page."""
-    from html import escape
-
-    from matplotlib import rc_context
-
     out = io.StringIO()
-    with rc_context(STYLE), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Text is drawn by the browser: what matplotlib's own font lacks (emoji, Chinese) does not matter.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
@@ -70,9 +73,7 @@ def scores(column: Column, rows: Sequence[tuple[str, Entry, Sequence[float]]], b
         rows: label, entry and the values of single seeds, best first.
         baseline: name and value.
     """
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
+    with _styled():
         figure = _figure(5.0, 0.9 + 0.42 * len(rows))
         axes = figure.add_subplot()
         for y, (_, entry, seeds) in enumerate(rows):
@@ -109,10 +110,8 @@ def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], ref
         curves: label -> (training, validation) points.
         reference: a loss to compare with, e.g. ln 2 for an untrained policy under DPO.
     """
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure = _figure(5.0, 3.0 + 0.1 * len(curves))
+    with _styled():
+        figure = _figure(5.0, 3.0 + 0.15 * len(curves))
         axes = figure.add_subplot()
         for (label, (train, validation)), colour in zip(curves.items(), PALETTE, strict=False):
             if train:
@@ -130,15 +129,16 @@ def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], ref
                 axes.plot(steps, values, "D", color=colour, ms=5, mec="white", mew=0.8)
         if reference is not None:
             axes.axhline(reference, color=FAINT, lw=1, dashes=(2, 3))
-            axes.annotate("ln 2", (1, reference), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                          ha="right", color=MUTED, fontsize=8.5)  # fmt: skip
+            axes.annotate("ln 2", (1, reference), (-2, 3), xycoords=("axes fraction", "data"),
+                          textcoords="offset points", ha="right", color=MUTED, fontsize=8.5)  # fmt: skip
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("loss")
         axes.margins(x=0.02)
         axes.tick_params(length=0)
         if len(curves) > 1:
-            figure.legend(loc="outside lower left", fontsize=8.5, handlelength=1.4, ncols=2)
+            columns = 2 if max(map(len, curves)) <= 28 else 1
+            figure.legend(loc="outside lower left", fontsize=8.5, handlelength=1.4, ncols=columns)
         return _svg(figure, name, title)
 
 
@@ -150,11 +150,9 @@ def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[s
         title: above the axes.
         steps: filter name, rows in, rows kept, reason -> rows dropped; in the order in which they ran.
     """
-    from matplotlib import rc_context
-
     total = max((came for _, came, _, _ in steps), default=0)
     reasons = {reason: i for i, reason in enumerate(sorted({r for _, _, _, dropped in steps for r in dropped}))}
-    with rc_context(STYLE):
+    with _styled():
         figure = _figure(5.0, 0.75 + 0.62 * (len(steps) + 1))
         axes = figure.add_subplot()
         axes.barh([0], [total], height=0.42, color=KEPT)
@@ -183,42 +181,45 @@ def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[s
 def society(name: str, agents: Sequence[Agent], actions: Sequence[Action]) -> str:
     """Agents in the plane of their profile embeddings, coloured by group, and who told whom.
 
-    Thin lines join agents of one group of whom one came to know what the other did; dashed lines run from an agent to the
-    middle of a group that its action was passed on to. The more often, the stronger the line.
+    Thin lines join agents of one group of whom one came to know what the other did; dashed lines run from an agent to
+    the middle of a group that its action was passed on to. The more often, the stronger the line.
 
     Args:
         name: of the plot, unique on the page.
         agents: those without a position are left out.
         actions: of these agents.
     """
-    from matplotlib import rc_context
-
     places = {a.id: (a.position[0], a.position[1]) for a in agents if len(a.position) == 2}
     groups: dict[int, list[str]] = {}
     for agent in sorted(agents, key=lambda a: a.group):
         if agent.id in places:
             groups.setdefault(agent.group, []).append(agent.id)
     colours = {group: PALETTE[i % len(PALETTE)] for i, group in enumerate(groups)}
-    centres = {g: tuple(math.fsum(places[m][i] for m in ms) / len(ms) for i in (0, 1)) for g, ms in groups.items()}
-    inside = Counter(
-        (a.group, tuple(sorted((a.agent, other)))) for a in actions for other in a.aware if other != a.agent
-    )
-    between = Counter((a.agent, group) for a in actions for group in a.shared)
-    with rc_context(STYLE):
-        figure = _figure(6.8, 4.6)
+    centres = {
+        group: (math.fsum(xs) / len(xs), math.fsum(ys) / len(ys))
+        for group, members in groups.items()
+        for xs, ys in [tuple(zip(*(places[m] for m in members), strict=True))]
+    }
+    drawn = [a for a in actions if a.agent in places]
+    between = Counter((a.agent, group) for a in drawn for group in a.shared if group in centres)
+    told = [(a.agent, other) for a in drawn for other in a.aware if other in places and other != a.agent]
+    inside = Counter((min(pair), max(pair)) for pair in told)
+    group_of = {member: group for group, members in groups.items() for member in members}
+    dashed = [(places[agent], centres[group], MUTED, count) for (agent, group), count in _most(between)]
+    solid = [(places[one], places[other], colours[group_of[one]], count) for (one, other), count in _most(inside)]
+    size = 70 if len(places) <= 60 else 28 if len(places) <= 300 else 12
+    with _styled():
+        figure = _figure(6.8, 4.6) if len(places) <= 60 else _figure(8.4, 6.0)
         axes = figure.add_subplot()
-        _lines(axes, [(places[agent], centres[group], MUTED, count) for (agent, group), count in _most(between)
-                      if agent in places and group in centres], dashed=True)  # fmt: skip
-        _lines(axes, [(places[one], places[other], colours[group], count) for (group, (one, other)), count in _most(inside)
-                      if one in places and other in places and group in colours], dashed=False)  # fmt: skip
-        size = 70 if len(places) <= 60 else 28 if len(places) <= 300 else 12
+        _lines(axes, dashed, dashed=True)
+        _lines(axes, solid, dashed=False)
         for group, members in groups.items():
-            axes.scatter(*zip(*(places[m] for m in members), strict=True), s=size, color=colours[group], edgecolor="white",
-                         linewidth=0.9, zorder=3)  # fmt: skip
-        if len(groups) <= 30:
-            for group, (x, y) in centres.items():
-                axes.text(x, y, str(group), color=colours[group], fontsize=9, fontweight="bold", ha="center", va="center",
-                          zorder=4, bbox={"boxstyle": "round,pad=0.22", "fc": "white", "ec": colours[group], "lw": 0.8})  # fmt: skip
+            x, y = [places[m][0] for m in members], [places[m][1] for m in members]
+            axes.scatter(x, y, s=size, color=colours[group], edgecolor="white", linewidth=0.9, zorder=3)
+        for group, (x_mean, y_mean) in centres.items() if len(groups) <= 30 else ():
+            box = {"boxstyle": "round,pad=0.22", "fc": "white", "ec": colours[group], "lw": 0.8}
+            axes.text(x_mean, y_mean, str(group), color=colours[group], fontsize=10, fontweight="bold", ha="center",
+                      va="center", zorder=4, bbox=box)  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
@@ -227,7 +228,7 @@ def society(name: str, agents: Sequence[Agent], actions: Sequence[Action]) -> st
         return _svg(figure, name, f"{len(places)} agents in {len(groups)} groups")
 
 
-def _most(counts: Counter[tuple[str, int]] | Counter[tuple[int, tuple[str, ...]]]) -> list[tuple[tuple, int]]:  # type: ignore[type-arg]
+def _most(counts: Counter[K]) -> list[tuple[K, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_LINES]
 
 
@@ -235,12 +236,13 @@ def _lines(axes: Axes, lines: Sequence[tuple[tuple[float, ...], tuple[float, ...
     from matplotlib.collections import LineCollection
 
     top = max((count for *_, count in lines), default=1)
+    thin = max(0.4, min(1.0, math.sqrt(120 / max(len(lines), 1))))  # many lines must not hide the agents
     axes.add_collection(
         LineCollection(
             [(start, end) for start, end, _, _ in lines],
             colors=[colour for *_, colour, _ in lines],
-            linewidths=[0.6 + 1.2 * count / top for *_, count in lines],
-            alpha=0.4 if dashed else 0.6,
+            linewidths=[thin * (0.6 + 1.2 * count / top) for *_, count in lines],
+            alpha=0.4 * thin**2 if dashed else 0.6 * thin,
             linestyles=[(0, (4, 3))] if dashed else ["solid"],
             zorder=1 if dashed else 2,
         )

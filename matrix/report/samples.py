@@ -1,7 +1,7 @@
 """What the report shows of the data: the society and its stories, dropped rows, preference pairs, verdicts.
 
-Everything is read from stage folders of a grid. A result that several cells share is shown once; amounts are capped, and
-what is shown is chosen by rule (spread over groups, reasons and preferences), never by hand.
+Everything is read from stage folders of a grid. A result that several cells share is shown once; amounts are capped,
+and what is shown is chosen by rule (spread over groups, reasons and preferences), never by hand.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TypeVar
+
+import msgspec
 
 from matrix.records import Action, Agent, Answer, Drop, Failure, Judgement, Message, Origin, Row, Scenario
 from matrix.report.cells import Grid, StageRun
@@ -21,8 +24,8 @@ class TrainingRow(Row, frozen=True, kw_only=True):
     """A `Conversation` or a `PreferencePair`, whichever a file holds."""
 
     id: str
-    messages: list[Message] = []
-    prompt: list[Message] = []
+    messages: list[Message] = msgspec.field(default_factory=list)
+    prompt: list[Message] = msgspec.field(default_factory=list)
     chosen: str = ""
     rejected: str = ""
     kind: str = ""
@@ -91,34 +94,6 @@ class Society:
     goals_reached: int | None
     stories: list[Story] = field(default_factory=list)
 
-    @property
-    def numbers(self) -> list[tuple[str, str]]:
-        """What happened in it, counted."""
-        u = self.run.usage
-        pairs: list[tuple[str, int | None]] = [
-            ("agents", len(self.agents)),
-            ("groups", len({a.group for a in self.agents})),
-            ("scenarios", len(self.scenarios)),
-            ("actions", len(self.actions)),
-            ("of them reactions", sum(bool(a.observations) for a in self.actions)),
-            ("messages within groups", sum(len(a.aware) for a in self.actions)),
-            ("messages to other groups", sum(len(a.shared) for a in self.actions)),
-            ("life goals reached", self.goals_reached),
-            ("answers not understood", self.failures),
-            ("model calls", u.calls + u.replayed),
-            ("tokens read", u.tokens_in),
-            ("tokens written", u.tokens_out),
-        ]
-        return [(name, f"{value:,}") for name, value in pairs if value is not None]
-
-
-@dataclass
-class Dropped:
-    """An example of a row that a filter rejected."""
-
-    drop: Drop
-    row: TrainingRow | None
-
 
 @dataclass
 class Funnel:
@@ -126,7 +101,7 @@ class Funnel:
 
     run: StageRun
     steps: list[tuple[str, int, int, dict[str, int]]]
-    examples: list[Dropped]
+    examples: list[tuple[Drop, TrainingRow | None]]
 
 
 @dataclass
@@ -139,6 +114,13 @@ class Verdict:
     preference: float | None
     """Mean over the games, for the model under test, 0..1."""
     judgements: list[Judgement]
+
+    @property
+    def outcome(self) -> str:
+        """What it means for the model under test."""
+        if self.preference is None:
+            return "not understood"
+        return "won" if self.preference > 0.5 else "lost" if self.preference < 0.5 else "tied"
 
 
 @dataclass
@@ -186,19 +168,16 @@ def _stories(society: Society, grown: dict[tuple[str, str], list[Grown]], most: 
     agents = {agent.id: agent for agent in society.agents}
     actions = {action.id: action for action in society.actions}
     ranked = sorted(society.scenarios, key=lambda s: (-len(grown.get((society.run.name, s.id), [])), s.index, s.group))
-    turn: Counter[int] = Counter()
-    order = []
+    turns: defaultdict[int, list[Scenario]] = defaultdict(list)
     for scenario in ranked:
-        order.append((turn[scenario.group], len(order), scenario))
-        turn[scenario.group] += 1
+        turns[scenario.group].append(scenario)
     stories = []
-    for _, _, scenario in sorted(order, key=lambda item: item[:2])[:most]:
+    for scenario in [scenario for turn in zip_longest(*turns.values()) for scenario in turn if scenario][:most]:
         rows = sorted(grown.get((society.run.name, scenario.id), []), key=lambda g: (bool(g.row.chosen), g.row.id))
-        done = [actions[name] for name in scenario.actions if name in actions]
         steps = [
             Step(agents[a.agent].name if a.agent in agents else a.agent, a,
                  [agents[other].name if other in agents else other for other in a.aware])
-            for a in done
+            for a in (actions[name] for name in scenario.actions if name in actions)
         ]  # fmt: skip
         people = [agents[name] for name in scenario.agents if name in agents]
         stories.append(Story(scenario, people, steps, rows[:1] + rows[1:][-1:], len(rows)))
@@ -244,12 +223,12 @@ def funnels(grid: Grid, most: int, examples: int) -> list[Funnel]:
             reasons[drop.filter, drop.reason].append(drop)
         rounds = [drops[i] for i in range(examples) for drops in reasons.values() if i < len(drops)]
         steps = [(step["filter"], step["in"], step["kept"], step["dropped"]) for step in funnel]
-        found.append(Funnel(run, steps, [Dropped(drop, rows.get(drop.id)) for drop in rounds[:examples]]))
+        found.append(Funnel(run, steps, [(drop, rows.get(drop.id)) for drop in rounds[:examples]]))
     return found
 
 
 def preference_pairs(grid: Grid, most: int) -> list[TrainingRow]:
-    """Kept pairs (all pairs where there is no filter result), spread over the file; from the first result that has any."""
+    """Pairs spread over the first result that has any: kept ones, all where there is no filter result."""
     for alias in ("kept_pairs", "pairs"):
         for run in grid.results(alias).values():
             if rows := grid.rows(run, "rows.jsonl", TrainingRow):
@@ -281,7 +260,7 @@ def comparisons(grid: Grid, most: int, questions: int) -> list[Comparison]:
                         judgements=judgements,
                     )
                 )
-            counts = Counter(_outcome(verdict) for verdict in verdicts)
+            counts = Counter(verdict.outcome for verdict in verdicts)
             verdicts.sort(key=lambda v: (v.preference is None, -(v.preference or 0.0)))
             found.append(Comparison(run, benchmark, dict(counts), spread(verdicts, questions)))
     return found
@@ -294,12 +273,6 @@ def _answers(grid: Grid, run: StageRun | None, benchmark: str) -> dict[str, Answ
     name = f"answers/{benchmark}.jsonl"
     rows = grid.rows(run, name if grid.file(run, name) else "answers.jsonl", Answer)
     return {row.id: row for row in rows}
-
-
-def _outcome(verdict: Verdict) -> str:
-    if verdict.preference is None:
-        return "not understood"
-    return "won" if verdict.preference > 0.5 else "lost" if verdict.preference < 0.5 else "tied"
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

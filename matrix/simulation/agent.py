@@ -12,6 +12,10 @@ from matrix.records import Origin, Profile
 from matrix.simulation.memory import Memory
 
 
+MAX_WORDS = 45
+"""Most words of a description, personality or goal: every prompt about the agent carries them."""
+
+
 @dataclass
 class Life:
     """The changing state of one agent; `matrix.records.Agent` is its written form."""
@@ -61,9 +65,9 @@ async def bring_to_life(
     persona = f"{name}. {description}"
     # Where even the second answer has no text, the description stands in: an agent is never left without a goal.
     personality = await asker.ask(
-        "personality", agent, derive_seed(seed, "personality"), decoding, first_paragraph, persona=persona, posts=shown
+        "personality", agent, derive_seed(seed, "personality"), decoding, brief, persona=persona, posts=shown
     )
-    goal = await asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, first_paragraph, persona=persona)
+    goal = await asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, brief, persona=persona)
     goal = goal or f"To do well what the description says: {description}"
     plan = await asker.ask(
         "plan", agent, derive_seed(seed, "plan"), decoding, lambda text: parse_plan(text, steps),
@@ -74,6 +78,11 @@ async def bring_to_life(
         plan=plan or [goal], profile=profile.id, memory=Memory(list(posts)),
         origin=asker.origin(seed, "anonymise", "personality", "goal", "plan"),
     )  # fmt: skip
+
+
+def brief(text: str) -> str:
+    """The first paragraph, held to `MAX_WORDS`."""
+    return first_paragraph(text, MAX_WORDS)
 
 
 def masked(text: str, name: str) -> str:
@@ -92,7 +101,7 @@ def parse_role(text: str, name: str) -> tuple[str, str]:
     words = masked(role, name).strip(" *\"'.<>").split()
     if not 1 <= len(words) <= 8 or "someone" in words:
         raise Unparsable(f"expected a role of one to eight words without the name, got {role!r}")
-    return " ".join(words), first_paragraph(masked(description, name))
+    return " ".join(words), first_paragraph(masked(description, name), MAX_WORDS)
 
 
 def fallback_role(profile: Profile) -> tuple[str, str]:

@@ -102,11 +102,15 @@ def _rows(config: ProfilesConfig) -> Iterator[tuple[str, dict[str, Any] | RowErr
             yield f"{config.dataset}:{config.split}:{number}", row
         return
     path = Path(str(config.path))
-    with path.open(encoding="utf-8", newline="" if path.suffix == ".csv" else None) as file:
+    with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
         if path.suffix == ".csv":
             reader = csv.DictReader(file)
             for row in reader:
-                yield f"{path}:{reader.line_num}", {key: value for key, value in row.items() if value}
+                place = f"{path}:{reader.line_num}"
+                surplus = RowError(
+                    f"{place}: more cells than the header has columns; put quotes around text with commas"
+                )
+                yield place, surplus if None in row else {key: value for key, value in row.items() if value}
             return
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -167,7 +171,7 @@ def _profile(config: ProfilesConfig, place: str, number: int, row: dict[str, Any
 
 
 def _split(config: ProfilesConfig, place: str, cell: str) -> Any:
-    if not cell.lstrip().startswith("["):
+    if not cell.lstrip().startswith(('["', "[]")):
         return cell.split(config.separator)
     try:
         return json.loads(cell)

@@ -1,8 +1,8 @@
 """A synthetic population: people composed from the written material in `data/`, the default source of profiles.
 
 The paper's 1,000 users are real people and were not released. These are invented: 130 occupations over all ten major
-groups of ISCO-08, ages, places, circumstances, interests and ways of writing, each with its own phrases. A person's posts
-come from their own occupation, interests and circumstance, so that they hang together and two people differ.
+groups of ISCO-08, ages, places, circumstances, interests and ways of writing, each with its own phrases. The posts of
+a person come from their occupation, interests and circumstance, so that they hang together and two people differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ YOUNGEST = {"isco_1": 30, "isco_2": 26}
 POSTS = (5, 20)
 """Least and most posts of a person."""
 STRIDE = 1009
-"""Step between the names of neighbours; coprime to the number of names of a region, so that no name comes twice soon."""
+"""Step between the names of neighbours; coprime to the 4,416 names of a region, so that all of them are used."""
 
 S = TypeVar("S")
 

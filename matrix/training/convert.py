@@ -21,7 +21,8 @@ def main(job_file: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     weights = dict(model.state_dict())
     del model.config.quantization_config
-    fresh = type(model)._from_config(model.config)  # transformers saves no model that it read from a quantised file
+    # transformers saves no model that it read from a quantised file, so another one lends its class and config.
+    fresh = type(model)._from_config(model.config)  # type: ignore[no-untyped-call]
     fresh.generation_config = model.generation_config
     export(Path(job["work"]), fresh, weights, tokenizer, "float32", True, source)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matrix.records import Conversation, Message, PreferencePair, iter_jsonl
-from matrix.training.checkpoint import TrainingError
+from matrix.training.recipe import TrainingError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from matrix.training.checkpoint import TrainingError
 from matrix.training.losses import dpo_terms, token_logps
 from matrix.training.module import Trained
 from matrix.training.plan import collate
-from matrix.training.recipe import DPOConfig
+from matrix.training.recipe import DPOConfig, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class DPO(Trained):
         reference = self.reference[batch["rows"].cpu()].to(policy.device)
         sums = dpo_terms(policy, reference, self.config.beta, self.config.label_smoothing).sum(1)
         if self.trainer.global_step == 0 and len(policy):
-            self._check_start(float(sums[0]) / len(policy))
+            self._check_start(sums[0].item() / len(policy))
         return sums
 
     def on_train_start(self) -> None:

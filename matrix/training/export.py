@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matrix.training.checkpoint import template_file
+from matrix.engines.sources import read_template
 from matrix.training.data import Renderer
 
 
@@ -20,8 +20,8 @@ def load_tokenizer(
 
     name, revision = source
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code, **options)
-    if chat_template:
-        tokenizer.chat_template = template_file(chat_template).read_text()
+    if template := read_template(chat_template):
+        tokenizer.chat_template = template
     return tokenizer
 
 

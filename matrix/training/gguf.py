@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 from torch import Tensor
 
-from matrix.training.checkpoint import TrainingError
+from matrix.training.recipe import TrainingError
 
 
 def write_gguf(
@@ -81,7 +81,7 @@ def write_gguf(
 
 
 def _interleave(array: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Rotary halves of each head next to each other: llama.cpp rotates pairs (2i, 2i + 1), transformers (i, i + d/2)."""
+    """Rows of each head as llama.cpp rotates them, in pairs (2i, 2i + 1); transformers rotates (i, i + d/2)."""
     rows = array.shape[0]
     split = array.reshape(heads, 2, rows // heads // 2, *array.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(array.shape))
@@ -93,9 +93,8 @@ REPLACED = ("tokenizer.chat_template", "tokenizer.ggml.eos_token_id")
 def _copy_tokenizer(writer: gguf.GGUFWriter, source: Path) -> None:
     for name, field in gguf.GGUFReader(source).fields.items():
         if name.startswith("tokenizer.") and name not in REPLACED:
-            writer.add_key_value(
-                name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
-            )
+            item_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], item_type)
 
 
 SMOLLM = [

@@ -30,10 +30,10 @@ def token_logps(model: Any, ids: Tensor, targets: Tensor) -> Tensor:
     wanted = targets[:, 1:]
     picked, labels = hidden[wanted], ids[:, 1:][wanted]
     head = model.get_output_embeddings()
-    if len(labels) <= CHUNK or not torch.is_grad_enabled():
-        logps = torch.cat([_logps(head, h, y) for h, y in zip(picked.split(CHUNK), labels.split(CHUNK), strict=True)])
+    if len(labels) <= CHUNK:
+        logps = _logps(head, picked, labels)
     else:
-        pieces = zip(picked.split(CHUNK), labels.split(CHUNK), strict=True)
+        pieces = zip(picked.split(CHUNK), labels.split(CHUNK), strict=True)  # type: ignore[no-untyped-call]
         logps = torch.cat([checkpoint(_logps, head, h, y, use_reentrant=False) for h, y in pieces])
     return torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, logps)
 

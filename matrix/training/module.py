@@ -12,14 +12,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from matrix.training.checkpoint import TrainingError
 from matrix.training.data import Example
 from matrix.training.plan import MicroBatches, Plan
-from matrix.training.recipe import Schedule, TrainConfig
+from matrix.training.recipe import Schedule, TrainConfig, TrainingError
 
 
 def rate(step: int, total: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate at optimizer step `step` of `total` (0-based): linear warm-up, then the schedule."""
+    """Share of the peak rate at optimizer step `step` (from 0) of `total`: linear warm-up, then the schedule."""
     warmup = math.ceil(total * config.warmup_ratio)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -109,7 +108,8 @@ class Trained(LightningModule):
         """
         sums = self.sums(batch) / batch["normaliser"]
         self.totals += sums.detach().cpu()
-        return sums[0] * (self.plan.accumulation * self.trainer.world_size)
+        loss: Tensor = sums[0] * (self.plan.accumulation * self.trainer.world_size)
+        return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip to the recipe's norm, and keep the norm for the metrics; DeepSpeed does both itself."""
@@ -127,8 +127,8 @@ def _partitioned_loading(strategy: Any) -> Iterator[None]:
     if not getattr(strategy, "zero_stage_3", False):
         yield
         return
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    told = HfDeepSpeedConfig(strategy.config)
+    told = HfDeepSpeedConfig(strategy.config)  # type: ignore[no-untyped-call]
     yield
     del told

@@ -74,8 +74,8 @@ def collate(examples: list[Example], rows: list[int], normaliser: int) -> dict[s
     """A micro-batch as tensors, padded on the right; n sequences, for DPO all chosen ones before all rejected ones.
 
     Returns:
-        `rows` (indices of the examples), `ids` (n, length) int64, `targets` (n, length) bool, `normaliser` int. There is
-        no attention mask: under causal attention no real token looks at padding to its right. There is no float
+        `rows` (indices of the examples), `ids` (n, length) int64, `targets` (n, length) bool, `normaliser` int. There
+        is no attention mask: under causal attention no real token looks at padding to its right. There is no float
         tensor: DeepSpeed casts those to bf16. A micro-batch without rows has one token and no target.
     """
     sequences = [s for column in zip(*(examples[i].sequences for i in rows), strict=True) for s in column]

@@ -11,6 +11,10 @@ from enum import StrEnum
 from matrix.engines.base import HOW
 
 
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; says why and what to do."""
+
+
 class Schedule(StrEnum):
     """Course of the learning rate after the warm-up."""
 
@@ -66,8 +70,8 @@ class TrainConfig:
     schedule: Schedule = Schedule.COSINE
     """Course after the warm-up (paper Table 9)."""
     warmup_ratio: float = 0.03
-    """Share of the optimizer steps with a linearly rising rate. The paper is silent; 0.03 is the published recipe of its
-    predecessor and FastChat's habit."""
+    """Share of the optimizer steps with a linearly rising rate. The paper is silent; its predecessor's
+    published recipe has 0.03."""
     batch_size: int = 8
     """Rows an optimizer step, over all devices. Table 9 has 1 x 8 accumulation a device and does not say how many."""
     max_length: int = 4096

@@ -1,9 +1,8 @@
-"""What training leaves behind as it goes: metrics, progress lines for the stage that waits, checkpoints to resume from."""
+"""What training leaves behind as it goes: metrics, progress lines for the waiting stage, checkpoints to resume from."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from matrix.training.module import Trained
 
@@ -70,7 +70,7 @@ class Recorder(Callback):
         unfinished = complete.with_suffix(".partial")
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
-            os.replace(unfinished, complete)
+            unfinished.replace(complete)
             for old in self.checkpoints.glob("step-*"):
                 if old != complete:
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -78,7 +78,7 @@ class Recorder(Callback):
 
 
 def _gradient_norm(trainer: Trainer, module: Trained) -> float:
-    if module.config.strategy.zero_stage:
+    if isinstance(trainer.strategy, DeepSpeedStrategy):
         return float(trainer.strategy.deepspeed_engine.get_global_grad_norm() or 0.0)
     return module.gradient_norm
 

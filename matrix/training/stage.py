@@ -5,7 +5,7 @@ A separate process gives accelerator and memory back, and keeps ranks that Light
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from matrix.engines.base import ModelConfig
+from matrix.engines.sources import read_template, resolve
 from matrix.progress import show
-from matrix.provenance import file_fingerprint
 from matrix.stage import Result, Stage, full_config
-from matrix.training.checkpoint import TrainingError, template_file
-from matrix.training.recipe import DPOConfig, TrainConfig
+from matrix.training.recipe import DPOConfig, TrainConfig, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class Import(Stage):
     model: ModelConfig
 
     def identity(self) -> dict[str, Any]:
-        """Like any stage's, with the content of the chat template instead of its name."""
+        """Like any stage's, with the content of the chat template."""
         return _with_template(super().identity(), self.model)
 
     def run(self, work: Path) -> None:
@@ -46,8 +45,6 @@ class Import(Stage):
         Raises:
             TrainingError: the file cannot be converted.
         """
-        from matrix.engines.sources import resolve
-
         source = resolve(self.model.model, self.model.revision)
         if isinstance(source, Path) and source.suffix == ".gguf":
             job = {"work": str(work), "source": str(source), "chat_template": self.model.chat_template}
@@ -73,10 +70,8 @@ class Train(Stage):
     """What `base` was imported from, for its chat template."""
 
     def identity(self) -> dict[str, Any]:
-        """Like any stage's; of the model only the chat template counts, the rest is in the key of `base`."""
-        described = _with_template(super().identity(), self.model)
-        del described["config"]["model"]
-        return described
+        """Like any stage's, with the content of the chat template."""
+        return _with_template(super().identity(), self.model)
 
     def run(self, work: Path) -> None:
         """Write `hf/`, `model.gguf` where the recipe asks for it, `metrics.csv`, `summary.json` and `logs/`.
@@ -122,11 +117,14 @@ def run_process(command: list[str], job: dict[str, Any], work: Path, title: str)
     logs.mkdir(exist_ok=True)
     (logs / "stage.json").write_text(json.dumps(job, indent=1))
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    with (logs / "worker.log").open("a") as written, show(title, 0, work) as progress:
-        process = subprocess.Popen(
+    with (
+        (logs / "worker.log").open("a", buffering=1) as written,
+        show(title, 0, work) as progress,
+        subprocess.Popen(
             [*command, str(logs / "stage.json")],
             stdout=subprocess.PIPE, stderr=written, text=True, env=environment, start_new_session=True,
-        )  # fmt: skip
+        ) as process,
+    ):  # fmt: skip
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -158,6 +156,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _with_template(described: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
-    if model.chat_template:
-        described["prompts"] = {"chat_template": file_fingerprint(template_file(model.chat_template))[:12]}
+    if template := read_template(model.chat_template):
+        described["prompts"] = {"chat_template": hashlib.sha256(template.encode()).hexdigest()[:12]}
     return described

@@ -1,4 +1,4 @@
-"""How processes share the work: plain, DDP, or DeepSpeed ZeRO stage 1 to 3 (paper Table 9: stage 2), on GPUs or CPUs."""
+"""How processes share the work: plain, DDP, or DeepSpeed ZeRO stage 1 to 3 (Table 9: stage 2), on GPUs or CPUs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trainer_strategy(config: TrainConfig, bf16: bool) -> Any:
 
 
 def deepspeed_config(config: TrainConfig, bf16: bool) -> dict[str, Any]:
-    """The whole DeepSpeed config; given one, Lightning adds the number of accumulation steps and no defaults of its own.
+    """The whole DeepSpeed config; given one, Lightning adds the accumulation steps and no defaults of its own.
 
     Gradients accumulate in fp32: DeepSpeed's default is bf16, which loses small ones. Clipping is explicit: its default
     is 1.0.
@@ -49,7 +49,7 @@ def computes_bf16(precision: Precision) -> bool:
     if precision is not Precision.AUTO:
         return precision is Precision.BF16
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(torch.cpu.get_capabilities().get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
 
 
@@ -65,8 +65,9 @@ class HostDeepSpeed(DeepSpeedStrategy):
 
     def setup_distributed(self) -> None:
         """As the parent does, without checking GPU indices."""
-        # DeepSpeed would compile a shared-memory operator at start, which needs a compiler and a minute; gloo does it too.
-        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+        # DeepSpeed would compile a shared-memory operator at start, which takes a compiler and a minute; gloo will do.
+        backend: Any = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 

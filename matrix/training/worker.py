@@ -22,9 +22,10 @@ from filelock import FileLock
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
+from matrix.engines.sources import hub_source
 from matrix.provenance import derive_seed
-from matrix.training.checkpoint import weights
 from matrix.training.data import Examples, Renderer, read_examples
 from matrix.training.dpo import DPO
 from matrix.training.export import export, load_tokenizer
@@ -75,7 +76,7 @@ def main(job_file: Path) -> None:
     rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
     torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // config.devices))
     with FileLock(work / f"checkpoints.{rank}.lock", timeout=120):  # the worker of a killed run may still be dying
-        source = weights(base)
+        source = hub_source(str(base))
         tokenizer = load_tokenizer(source, job.chat_template, job.trust_remote_code)
         found = read_examples(
             Path(job.rows), job.dpo is not None, Renderer(tokenizer), config.max_length, config.max_rows,
@@ -130,7 +131,7 @@ def fit(module: Trained, work: Path, seed: int) -> Trainer:
 
 def gather(module: Trained, trainer: Trainer) -> dict[str, torch.Tensor]:
     """The trained weights by Hugging Face name, on the CPU; a collective under ZeRO stage 3."""
-    if module.config.strategy.zero_stage == 3:
+    if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3:
         gathered = trainer.strategy.deepspeed_engine._zero3_consolidated_16bit_state_dict() or {}
         found = {name.removeprefix("model."): tensor for name, tensor in gathered.items()}
     else:

@@ -59,7 +59,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         compare(a, result(tmp_path / "b", "B", [1.0], judge="other"), "alpaca_eval2")
     with pytest.raises(CompareError, match="different questions"):
         compare(a, result(tmp_path / "c", "C", [1.0, 0.0]), "alpaca_eval2")
-    with pytest.raises(CompareError, match="holds no arena_hard_v0.1, only alpaca_eval2"):
+    with pytest.raises(CompareError, match=r"holds no arena_hard_v0.1, only alpaca_eval2"):
         compare(a, a, "arena_hard_v0.1")
     unjudged = result(tmp_path / "d", "D", [None])
     with pytest.raises(CompareError, match="no question"):

@@ -1,4 +1,4 @@
-"""Answer and Evaluate against a real endpoint on 127.0.0.1: resumption, honest counts, notices, checks before any call."""
+"""Answer and Evaluate against an endpoint on 127.0.0.1: resumption, honest counts, notices, checks before any call."""
 
 import dataclasses
 import json
@@ -147,10 +147,18 @@ def test_answers_are_stripped_typed_and_asked_once_for_both_benchmarks(tmp_path,
 
 def test_answer_that_leaves_no_room_is_empty_and_says_so(tmp_path, server):
     result = stored(tmp_path, "tuned")
-    Answer(evaluation=demo(), model=served(server, max_context=100), checkpoint=result, seed=1).run(result.path)
+    Answer(evaluation=demo(), model=served(server, max_context=40), checkpoint=result, seed=1).run(result.path)
     rows = read_jsonl(result.path / "answers" / "alpaca_eval2.jsonl", AnswerRow)
-    assert {(r.output, r.finish_reason) for r in rows} == {("", "context")}
+    assert all(r.output == "" and r.finish_reason.startswith("ContextOverflow") for r in rows)
     assert server.calls == []
+
+
+def test_answer_is_cut_to_what_the_context_leaves(tmp_path, server):
+    result = stored(tmp_path, "tuned")
+    config = EvaluationConfig(arena_hard=ArenaHardConfig(answers=answering(max_tokens=4096)))
+    Answer(evaluation=config, model=served(server, max_context=1000), checkpoint=result, seed=1).run(result.path)
+    rows = read_jsonl(result.path / "answers" / "arena_hard_v0.1.jsonl", AnswerRow)
+    assert all(r.output for r in rows)
 
 
 def test_answers_do_not_depend_on_judging(tmp_path, server):
@@ -179,10 +187,11 @@ def test_evaluation_end_to_end(tmp_path, server, answered, verdict):
     assert (alpaca["metrics"]["n_judged"], alpaca["metrics"]["n_total"]) == (QUESTIONS, QUESTIONS)
     assert (arena["metrics"]["n_judged"], arena["metrics"]["n_total"]) == (2 * QUESTIONS, 2 * QUESTIONS)
     assert alpaca["metrics"]["avg_length"] > alpaca["metrics"]["reference_avg_length"]
-    assert alpaca["length_control"].startswith("length_controlled_minimal, C=")
+    fitted = alpaca["metrics"]["length_controlled_win_rate"] is not None
+    assert alpaca["length_control"].startswith("length_controlled_minimal, C=" if fitted else "not fitted")
     assert arena["metrics"]["avg_tokens"] == 7
     for benchmark in found.values():
-        assert benchmark["notice"] == "demo judge: not comparable with published numbers"
+        assert benchmark["notice"].startswith("demo judge: not comparable with published numbers")
         assert (benchmark["model"], benchmark["reference"]) == (answered[0].name, answered[1].name)
         assert benchmark["judge"] == "tester"
         assert benchmark["metrics"]["distinct_outputs"] == QUESTIONS
@@ -279,4 +288,5 @@ def test_model_against_itself_is_fifty(tmp_path, server, answered):
     evaluate(server, (answered[1], answered[1])).run(work)
     found = scores(work)["alpaca_eval2"]
     assert (found["metrics"]["win_rate"], found["metrics"]["length_controlled_win_rate"]) == (50.0, 50.0)
-    assert len(server.calls) == 2 * QUESTIONS  # Arena-Hard asks; AlpacaEval 2 does not judge identical answers
+    # AlpacaEval 2 does not judge identical answers; for Arena-Hard both orders are one call.
+    assert len(server.calls) == QUESTIONS

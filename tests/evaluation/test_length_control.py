@@ -5,7 +5,7 @@ import pytest
 
 from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, LengthControl
 from matrix.evaluation.length_control import calibration, length_controlled
-from matrix.evaluation.questions import Pair, EvaluationError
+from matrix.evaluation.questions import EvaluationError, Pair
 from matrix.evaluation.side_effects import undone
 from matrix.records import Answer, Question
 
@@ -60,9 +60,18 @@ def test_too_little_to_fit_is_none(preferences, delta):
 
 def test_fits_the_demo_sized_set_alike_every_time():
     rng = np.random.default_rng(1)
-    preferences, delta = rng.random(24), rng.normal(0, 100, 24)
+    preferences, delta = 0.4 + 0.6 * rng.random(24), rng.normal(0, 100, 24)
     found = [length_controlled(preferences, delta, range(24), LengthControl.MINIMAL, None, 3) for _ in range(2)]
     assert found[0] == found[1]
+    assert 60 < found[0].win_rate < 80
+
+
+def test_noise_that_the_penalty_takes_to_zero_is_none_and_not_fifty():
+    rng = np.random.default_rng(0)
+    found = length_controlled(
+        0.45 + 0.1 * rng.random(24), rng.normal(0, 100, 24), range(24), LengthControl.MINIMAL, None, 0
+    )
+    assert found is None
 
 
 def test_calibration_is_checked_before_anything_is_judged(tmp_path):

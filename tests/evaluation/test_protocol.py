@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from matrix.engines.base import ModelConfig
-from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, ArenaHardConfig
+from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, ArenaHardConfig, Verdict
 from matrix.evaluation.protocol import notice
 from matrix.evaluation.questions import Pair, read_answers, read_questions
 
@@ -31,7 +31,7 @@ def official(request, reference_data):
 
 def test_official_run_has_no_notice(official):
     config, pairs = official
-    assert notice(config, OFFICIAL_JUDGE, pairs) == ""
+    assert notice(config, OFFICIAL_JUDGE, pairs, 50.0) == ""
 
 
 def test_departures_are_named(official):
@@ -41,8 +41,20 @@ def test_departures_are_named(official):
         (OFFICIAL_JUDGE, pairs[:10], "the 10 questions are not the official set"),
         (OFFICIAL_JUDGE, [dataclasses.replace(p, reference=pairs[0].reference) for p in pairs], "the reference is gpt"),
     ]:
-        found = notice(config, judge, some)
+        found = notice(config, judge, some, None)
         assert found.startswith("not comparable with published numbers: ")
         assert expected in found
     config.answers.temperature = 1.0
-    assert "temperature 1.0" in notice(config, OFFICIAL_JUDGE, pairs)
+    assert "temperature 1.0" in notice(config, OFFICIAL_JUDGE, pairs, 50.0)
+
+
+def test_judge_that_looks_at_the_place_only_is_pointed_out():
+    judge = ModelConfig(model="small")
+    config = ArenaHardConfig(answers=AnsweringConfig(temperature=0.0))
+    plain = "demo judge: not comparable with published numbers"
+    assert notice(config, judge, [], 50.0) == plain
+    assert (
+        notice(config, judge, [], 97.0).removeprefix(plain).startswith("; the judge preferred the answer shown first")
+    )
+    config.verdict = Verdict.CHOICES
+    assert notice(config, judge, [], 97.0) == plain

@@ -11,16 +11,28 @@ from typing import ClassVar
 
 from matrix.engines.base import ModelConfig
 from matrix.records import (
-    Action, Agent, Answer, Conversation, Drop, Failure, Judgement, Message, Origin, PreferencePair, Profile, Row, Scenario,
+    Action,
+    Agent,
+    Answer,
+    Conversation,
+    Drop,
+    Failure,
+    Judgement,
+    Message,
+    Origin,
+    PreferencePair,
+    Profile,
+    Row,
+    Scenario,
     write_jsonl,
-)  # fmt: skip
+)
 from matrix.stage import Result, Stage
 from matrix.store import Store, StoreConfig
 
 ROLES = ["Pharmacist", "Chess Coach", "Sound Engineer", "Night Nurse", "Urban Gardener", "Tax Adviser", "Ferry Captain"]
 LONG = (
-    "Start with a small trial before you change the whole routine. Write down what you expect, measure it for two weeks, "
-    "and compare. If the numbers do not move, go back and change one thing only, so that you know what made the difference. "
+    "Start with a small trial before you change the whole routine. Write down what you expect, measure it for two "
+    "weeks, and compare. If the numbers do not move, change one thing only, so that you know what made the difference. "
 )
 
 
@@ -114,12 +126,19 @@ class Builder:
             angle = 2 * math.pi * group / self.groups
             agents.append(
                 Agent(
-                    id=f"a{i:04}", name=f"{role} {i}{self.hostile}", description=f"A {role.lower()} who likes order. {LONG}",
-                    posts=["A post."], personality="Patient, curious.", goal=f"Be the best {role.lower()} in town.",
-                    plan=["Learn: read a book.", "Practise: every day."], group=group, profile=f"p{i:04}",
-                    position=[math.cos(angle) + rng.gauss(0, 0.18), math.sin(angle) + rng.gauss(0, 0.18)], origin=origin,
+                    id=f"a{i:04}",
+                    name=f"{role} {i}{self.hostile}",
+                    description=f"A {role.lower()} who likes order. {LONG}",
+                    posts=["A post."],
+                    personality="Patient, curious.",
+                    goal=f"Be the best {role.lower()} in town.",
+                    plan=["Learn: read a book.", "Practise: every day."],
+                    group=group,
+                    profile=f"p{i:04}",
+                    position=[math.cos(angle) + rng.gauss(0, 0.18), math.sin(angle) + rng.gauss(0, 0.18)],
+                    origin=origin,
                 )
-            )  # fmt: skip
+            )
         for group in range(self.groups):
             members = [a.id for a in agents if a.group == group]
             for index in range(2):
@@ -129,41 +148,61 @@ class Builder:
                     others = [m for m in members if m != agent]
                     actions.append(
                         Action(
-                            id=f"{scenario}-t{step}", agent=agent, group=group, scenario=scenario, step=step,
+                            id=f"{scenario}-t{step}",
+                            agent=agent,
+                            group=group,
+                            scenario=scenario,
+                            step=step,
                             text=f"reorganises the shelves and writes down what is missing{self.hostile}.",
-                            observations=["News."] if step else [], plan_step=-1 if step else 0,
+                            observations=["News."] if step else [],
+                            plan_step=-1 if step else 0,
                             aware=others[: 1 + rng.randrange(len(others))] if others else [],
                             shared=[(group + 1 + rng.randrange(self.groups - 1)) % self.groups] if step == 1 else [],
                             origin=origin,
                         )
-                    )  # fmt: skip
+                    )
                     made.append(actions[-1].id)
                 summary = f"In group {group} the shelves were put in order. {LONG}{self.hostile}"
                 scenarios.append(
-                    Scenario(id=scenario, group=group, index=index, agents=members[:3], actions=made, summary=summary, origin=origin)
-                )  # fmt: skip
+                    Scenario(
+                        id=scenario,
+                        group=group,
+                        index=index,
+                        agents=members[:3],
+                        actions=made,
+                        summary=summary,
+                        origin=origin,
+                    )
+                )
         return self.get(
             stage,
             {
-                "agents.jsonl": agents, "actions.jsonl": actions, "scenarios.jsonl": scenarios,
+                "agents.jsonl": agents,
+                "actions.jsonl": actions,
+                "scenarios.jsonl": scenarios,
                 "profiles.jsonl": [Profile(id=a.profile, name="Real Name", description="d") for a in agents],
                 "failures.jsonl": [Failure(id="a0000", purpose="plan", text="???", error="no steps")],
                 "grouping.json": '{"goals_reached": 1}',
-                "usage.json": '{"calls": 60, "replayed": 12, "tokens_in": 48000, "tokens_out": 5400, "tokens_cached": 9000}',
+                "usage.json": '{"calls": 60, "replayed": 12, "tokens_in": 48000, "tokens_out": 5400}',
             },
-        )  # fmt: skip
+        )
 
     def rows(self, society: Result) -> Result:
         stage = Generate(seed=1, society=society)
         rows = [self.conversation(i, f"generate-{stage.key()[:12]}", society) for i in range(12)]
-        return self.get(
-            stage, {"rows.jsonl": rows, "usage.json": '{"calls": 24, "tokens_in": 9000, "tokens_out": 7000}'}
-        )
+        return self.get(stage, {"rows.jsonl": rows, "usage.json": '{"calls": 24}'})
 
     def conversation(self, i: int, stage: str, society: Result, prefix: str = "sft") -> Conversation:
         group = i % self.groups
-        origin = Origin(stage=stage, model="smol@1", templates={"simple.jinja": "abcabcabcabc"}, seed=100 + i,
-                        society=society.name, scenario=f"g{group:02}-s{i // self.groups % 2:02}", agent=f"a{group:04}")  # fmt: skip
+        origin = Origin(
+            stage=stage,
+            model="smol@1",
+            templates={"simple.jinja": "abcabcabcabc"},
+            seed=100 + i,
+            society=society.name,
+            scenario=f"g{group:02}-s{i // self.groups % 2:02}",
+            agent=f"a{group:04}",
+        )
         question = f"Question {i}: how do I keep my shelves in order when time is short?{self.hostile}"
         answer = f"Answer {i}. {LONG * (1 + i % 4)}"
         messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
@@ -202,15 +241,31 @@ class Builder:
             c = self.conversation(i, f"prefer-{stage.key()[:12]}", society, "pair")
             rows.append(
                 PreferencePair(
-                    id=c.id, prompt=c.messages[:-1], chosen=c.messages[-1].content, rejected="Shelves shelves shelves. " * (1 + i),
-                    kind="complex", origin=c.origin, rejected_model=sft.name,
+                    id=c.id,
+                    prompt=c.messages[:-1],
+                    chosen=c.messages[-1].content,
+                    rejected="Shelves shelves shelves. " * (1 + i),
+                    kind="complex",
+                    origin=c.origin,
+                    rejected_model=sft.name,
                 )
-            )  # fmt: skip
+            )
         return self.get(stage, {"rows.jsonl": rows, "usage.json": '{"calls": 16}'})
 
-    def cell(self, name: str, overrides: list[str], *, lc: float = 54.0, win: float = 52.5, arena: float = 51.0,
-             seed: int = 0, drop: int = 3, train: bool = True, notice: str = "demo judge: not comparable with published numbers",
-             **result: object) -> Path:  # fmt: skip
+    def cell(
+        self,
+        name: str,
+        overrides: list[str],
+        *,
+        lc: float = 54.0,
+        win: float = 52.5,
+        arena: float = 51.0,
+        seed: int = 0,
+        drop: int = 3,
+        train: bool = True,
+        notice: str = "demo judge: not comparable with published numbers",
+        **result: object,
+    ) -> Path:
         """A finished cell with given scores; `result` replaces fields of its result.json."""
         base = self.get(Import(seed=1, model=ModelConfig(model="package:llm/Smol-135M.gguf")), {"reference.json": "{}"})
         stages = {"base": base}
@@ -225,34 +280,68 @@ class Builder:
             stages["tuned"] = model = self.train(sft, kept_pairs, 0.693, seed)
         for alias, checkpoint in (("answers", model), ("reference", base)):
             answers = [
-                Answer(id=f"q{i}", instruction=f"What is {i} + {i}?{self.hostile}", output=f"{2 * i}, I think. {LONG}", generator=checkpoint.name)
+                Answer(
+                    id=f"q{i}",
+                    instruction=f"What is {i} + {i}?{self.hostile}",
+                    output=f"{2 * i}, I think. {LONG}",
+                    generator=checkpoint.name,
+                )
                 for i in range(10)
-            ]  # fmt: skip
+            ]
             files = {f"answers/{b}.jsonl": answers for b in ("alpaca_eval2", "arena_hard_v0.1")}
             stages[alias] = self.get(AnswerStage(seed=1, checkpoint=checkpoint), files)
         scores = {
             "benchmarks": [
                 {
-                    "benchmark": "alpaca_eval2", "model": model.name, "reference": base.name, "judge": "smol@1",
-                    "metrics": {"win_rate": win, "length_controlled_win_rate": lc, "standard_error": 1.25, "avg_length": 812.5,
-                                "reference_avg_length": 640.0, "n_judged": 10, "n_total": 10},
-                    "interval": {"win_rate": [win - 6, win + 6], "length_controlled_win_rate": [lc - 5, lc + 5]}, "notice": notice,
+                    "benchmark": "alpaca_eval2",
+                    "model": model.name,
+                    "reference": base.name,
+                    "judge": "smol@1",
+                    "metrics": {
+                        "win_rate": win,
+                        "length_controlled_win_rate": lc,
+                        "standard_error": 1.25,
+                        "avg_length": 812.5,
+                        "reference_avg_length": 640.0,
+                        "n_judged": 10,
+                        "n_total": 10,
+                    },
+                    "interval": {"win_rate": [win - 6, win + 6], "length_controlled_win_rate": [lc - 5, lc + 5]},
+                    "notice": notice,
                 },
                 {
-                    "benchmark": "arena_hard_v0.1", "model": model.name, "reference": base.name, "judge": "smol@1",
+                    "benchmark": "arena_hard_v0.1",
+                    "model": model.name,
+                    "reference": base.name,
+                    "judge": "smol@1",
                     "metrics": {"score": arena, "n_judged": 20, "n_total": 20},
-                    "interval": {"score": [arena - 8, arena + 8]}, "notice": notice,
+                    "interval": {"score": [arena - 8, arena + 8]},
+                    "notice": notice,
                 },
             ]
-        }  # fmt: skip
+        }
         judgements = [
-            Judgement(id=f"alpaca_eval2-q{i}", benchmark="alpaca_eval2", question=f"q{i}", verdict="mM"[i % 2], preference=i / 9)
+            Judgement(
+                id=f"alpaca_eval2-q{i}",
+                benchmark="alpaca_eval2",
+                question=f"q{i}",
+                verdict="mM"[i % 2],
+                preference=i / 9,
+            )
             for i in range(10)
         ] + [
-            Judgement(id=f"arena-q{i}-{g}", benchmark="arena_hard_v0.1", question=f"q{i}", game=g, verdict="A>B", preference=None if i == 3 else 0.75,
-                      text=f"My final verdict is [[A>B]]. {self.hostile}")
-            for i in range(10) for g in (0, 1)
-        ]  # fmt: skip
+            Judgement(
+                id=f"arena-q{i}-{g}",
+                benchmark="arena_hard_v0.1",
+                question=f"q{i}",
+                game=g,
+                verdict="A>B",
+                preference=None if i == 3 else 0.75,
+                text=f"My final verdict is [[A>B]]. {self.hostile}",
+            )
+            for i in range(10)
+            for g in (0, 1)
+        ]
         files = {"judgements.jsonl": judgements, "scores.json": json.dumps(scores)}
         evaluate = Evaluate(
             seed=1, answers=stages["answers"], reference=stages["reference"], variant=f"{lc}-{win}-{arena}-{notice}"
@@ -266,18 +355,46 @@ class Builder:
         stages = result.pop("stages", {})
         described = [self.described(alias, stages[alias]) for alias in stages]
         full = {
-            "name": "demo", "cell": name, "label": "", "status": "planned", "stage": None, "error": None, "traceback": None,
-            "until": "evaluate", "overrides": overrides, "choices": {"model": "smol"}, "command": f"matrix {' '.join(overrides)}",
-            "started": "2026-01-01T00:00:00Z", "seconds": 61.5,
-            "environment": {"python": "3.11.9", "platform": "Linux", "cpus": 2, "gpus": [], "packages": {"jinja2": "3.1.6"},
-                            "commit": "0" * 40, "changes": None},
-            "stages": described, "scores": None, **result,
-        }  # fmt: skip
+            "name": "demo",
+            "cell": name,
+            "label": "",
+            "status": "planned",
+            "stage": None,
+            "error": None,
+            "traceback": None,
+            "until": "evaluate",
+            "overrides": overrides,
+            "choices": {"model": "smol"},
+            "command": f"matrix {' '.join(overrides)}",
+            "started": "2026-01-01T00:00:00Z",
+            "seconds": 61.5,
+            "environment": {
+                "python": "3.11.9",
+                "platform": "Linux",
+                "cpus": 2,
+                "gpus": [],
+                "packages": {"jinja2": "3.1.6"},
+                "commit": "0" * 40,
+                "changes": None,
+            },
+            "stages": described,
+            "scores": None,
+            **result,
+        }
         (folder / "result.json").write_text(json.dumps(full))
         return folder
 
     def described(self, alias: str, result: Result) -> dict:
         manifest = json.loads((result.path / "manifest.json").read_text())
         rows = {name: o["rows"] for name, o in manifest["outputs"].items() if "rows" in o}
-        return {"alias": alias, "stage": result.stage, "name": result.name, "key": result.key, "path": str(result.path),
-                "hit": result.hit, "seconds": 12.5, "usage": manifest["usage"], "rows": rows}  # fmt: skip
+        return {
+            "alias": alias,
+            "stage": result.stage,
+            "name": result.name,
+            "key": result.key,
+            "path": str(result.path),
+            "hit": result.hit,
+            "seconds": 12.5,
+            "usage": manifest["usage"],
+            "rows": rows,
+        }

@@ -1,0 +1,131 @@
+"""The journal keeps every finished call through crashes, and gives it back."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from chat_server import ChatServer, ask
+
+from matrix.engines.base import Completion, EngineName, ModelConfig, Sampling
+from matrix.engines.journal import Entry, Journal, JournalError, call_key
+from matrix.engines.opening import open_model
+from matrix.progress import Progress
+
+
+def entry(text: str, seed: int = 1) -> Entry:
+    sampling = Sampling(seed=seed)
+    return Entry(
+        key=call_key("m", ask(text), sampling),
+        model="m",
+        messages=ask(text),
+        sampling=sampling,
+        completion=Completion(text=text.upper(), prompt_tokens=1, completion_tokens=2, finish_reason="stop"),
+    )
+
+
+def test_gives_back_after_reopening(tmp_path: Path) -> None:
+    entries = [entry(text) for text in ("one", "zwei — 二", "three\nlines")]
+    with Journal(tmp_path / "j.jsonl") as journal:
+        for e in entries:
+            journal.add(e)
+        assert journal.get(entries[0].key) == entries[0].completion
+    with Journal(tmp_path / "j.jsonl") as journal:
+        assert len(journal) == 3
+        assert [journal.get(e.key) for e in entries] == [e.completion for e in entries]
+        assert journal.get(entry("unknown").key) is None
+
+
+def test_lines_are_readable(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.add(entry("what is it?"))
+    line = msgspec.json.decode((tmp_path / "j.jsonl").read_bytes())
+    assert line["messages"] == [{"role": "user", "content": "what is it?"}]
+    assert line["completion"]["text"] == "WHAT IS IT?"
+
+
+def test_key_depends_on_all_that_decides_the_answer() -> None:
+    base = call_key("m", ask("a"), Sampling(seed=1))
+    assert base == call_key("m", ask("a"), Sampling(seed=1))
+    others = {
+        call_key("n", ask("a"), Sampling(seed=1)),
+        call_key("m", ask("b"), Sampling(seed=1)),
+        call_key("m", ask("a") * 2, Sampling(seed=1)),
+        call_key("m", ask("a"), Sampling(seed=2)),
+        call_key("m", ask("a"), Sampling(seed=1, temperature=0.0)),
+        call_key("m", ask("a"), Sampling(seed=1, stop=("x",))),
+        call_key("m", ask("a"), Sampling(seed=1, choices=("x",))),
+        call_key("m", ask("a"), Sampling(seed=1, json_schema={"type": "object"})),
+    }
+    assert len(others | {base}) == 9
+
+
+@pytest.mark.parametrize("lost", [1, 7, 60])
+def test_torn_last_line_is_taken_off(tmp_path: Path, lost: int) -> None:
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        journal.add(entry("one"))
+        journal.add(entry("two"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-lost])
+    with Journal(path) as journal:
+        assert journal.get(entry("one").key) is not None
+        assert journal.get(entry("two").key) is None
+        journal.add(entry("two"))
+    assert path.read_bytes() == whole
+
+
+def test_damage_before_the_end_is_an_error_that_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        journal.add(entry("one"))
+    path.write_bytes(b"{broken}\n" + path.read_bytes())
+    with pytest.raises(JournalError, match=r"j\.jsonl:1 .*Remove the line"):
+        Journal(path)
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.jsonl"), pytest.raises(JournalError, match="another run"):
+        Journal(tmp_path / "j.jsonl")
+    Journal(tmp_path / "j.jsonl").close()
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from matrix.engines.base import EngineName, ModelConfig, Sampling
+from matrix.engines.opening import open_model
+from matrix.progress import Progress
+from matrix.records import Message
+
+async def main(url, journal):
+    config = ModelConfig(model="m", engine=EngineName.OPENAI, endpoints=[url], concurrency=4)
+    async with open_model(config, Path(journal), Progress("t", 100)) as model:
+        await asyncio.gather(*(
+            model.chat([Message(role="user", content=f"call {i}")], Sampling(seed=i)) for i in range(100)
+        ))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_kill_9_loses_only_calls_in_flight(tmp_path: Path, server: ChatServer) -> None:
+    server.delay = 0.02
+    path = tmp_path / "j.jsonl"
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, server.url, str(path))
+    while len(server.bodies) < 40:
+        await asyncio.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    await child.wait()
+    sent = len(server.bodies)
+    assert sent < 100
+
+    config = ModelConfig(model="m", engine=EngineName.OPENAI, endpoints=[server.url], concurrency=4)
+    progress = Progress("t", 100)
+    async with open_model(config, path, progress) as model:
+        answers = await asyncio.gather(*(model.chat(ask(f"call {i}"), Sampling(seed=i)) for i in range(100)))
+    assert [a.text for a in answers] == [f"CALL {i}" for i in range(100)]
+    assert progress.usage.replayed >= sent - 2 * config.concurrency
+    assert progress.usage.replayed + progress.usage.calls == 100

@@ -1,0 +1,172 @@
+"""The HTML report: everything shown, hostile text escaped, half-finished grids rendered."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from handmade_grids import Builder
+
+from matrix.report.cells import read_grid
+from matrix.report.html import cut, read_losses, render
+from matrix.report.main import write_report
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' {{ 7*7 }} $x^2$ 日本 😀"
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and checks that what is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "br", "img", "path", "use", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        if tag not in ("path", "use", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(builder: Builder) -> Page:
+    return Page(render(read_grid(builder.grid)))
+
+
+@pytest.fixture
+def two_cells(builder: Builder) -> Builder:
+    builder.cell("one", ["filter=[length]"], lc=58.0, drop=3)
+    builder.cell("two", ["filter=[]"], lc=46.0, drop=0)
+    return builder
+
+
+def test_the_page_says_what_was_compared_and_the_answer(two_cells: Builder):
+    page = page_of(two_cells)
+    assert (
+        "2 settings (varying filter) compared with untuned Smol-135M: best is filter=[length] with 58.0 %" in page.text
+    )
+    assert "better than the baseline" in page.text
+    for heading in ("Leaderboard", "The society", "What the filters dropped", "Preference pairs", "Training", "Cost"):
+        assert heading in page.text
+    assert page.open == []
+
+
+def test_the_page_loads_and_runs_nothing(two_cells: Builder):
+    page = page_of(two_cells)
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    links = [value or "" for name, value in page.attributes if name in ("href", "src", "xlink:href")]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_ids_are_unique_and_internal_links_resolve(two_cells: Builder):
+    page = page_of(two_cells)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    links = [value[1:] for name, value in page.attributes if name in ("href", "xlink:href") and value]
+    assert set(links) <= set(ids)
+
+
+def test_rows_are_shown_with_scenario_and_fate(two_cells: Builder):
+    text = page_of(two_cells).text
+    assert "Pharmacist 0 asks" in text
+    assert "dropped by length: too short; kept by 1 of 2 chains" in text
+    assert "heard by" in text
+    assert "passed on to group" in text
+    assert "Shelves shelves shelves." in text
+
+
+def test_shared_results_are_shown_once(two_cells: Builder):
+    text = render(read_grid(two_cells.grid))
+    assert text.count("Each point is an agent") == 1
+    assert text.count("SFT loss</text>") == 1
+
+
+def test_text_of_models_is_never_markup(tmp_path: Path):
+    builder = Builder(tmp_path / "outputs", hostile=HOSTILE)
+    error = f"ValueError: {HOSTILE}"
+    builder.cell("one", [f"filter={HOSTILE}"])
+    builder.write("two", ["filter=[]"], {"status": "failed", "stage": "train", "error": error, "traceback": error})
+    page = page_of(builder)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "onerror" not in {name for name, _ in page.attributes}
+    assert page.text.count(HOSTILE) > 20
+    assert page.open == []
+    report = write_report(builder.grid)
+    assert "<script" not in report.read_text()
+    assert "<script" not in (builder.grid / "leaderboard.md").read_text()
+
+
+def test_failed_cells_are_shown_with_stage_error_and_traceback(two_cells: Builder):
+    two_cells.write(
+        "three",
+        ["filter=[dedup]"],
+        {"status": "failed", "stage": "train", "error": "RuntimeError: NaN", "traceback": "Traceback: line 7"},
+    )
+    text = page_of(two_cells).text
+    assert "1 cell failed: filter=[dedup] (in train)" in text
+    assert "failed in train: RuntimeError: NaN" in text
+    assert "Traceback: line 7" in text
+
+
+@pytest.mark.parametrize("gone", ["store", "simulate", "generate", "filter", "train", "evaluate", "answer", "import"])
+def test_missing_stage_folders_are_named(two_cells: Builder, gone: str):
+    shutil.rmtree(two_cells.outputs / "store" if gone == "store" else two_cells.outputs / "store" / gone)
+    page = page_of(two_cells)
+    assert "58.0" in page.text
+    if gone != "import":
+        assert "could not be read" in page.text
+
+
+def test_a_grid_with_nothing_done_still_has_a_report(builder: Builder):
+    builder.write("one", ["filter=[]"], {"status": "planned"})
+    builder.write("two", ["filter=[length]"], {"status": "running", "environment": {}, "command": None})
+    assert "2 settings (varying filter), no scores yet: 2 cells: 1 planned, 1 running." in page_of(builder).text
+
+
+def test_a_cell_that_stopped_after_the_simulation_shows_its_society(builder: Builder):
+    society = builder.society()
+    builder.write("one", [], {"status": "done", "until": "simulate", "stages": {"society": society}})
+    text = page_of(builder).text
+    assert "The society" in text
+    assert "Leaderboard" not in text
+
+
+def test_same_grid_same_bytes(two_cells: Builder):
+    assert render(read_grid(two_cells.grid)) == render(read_grid(two_cells.grid))
+
+
+def test_long_texts_are_cut_and_counted():
+    assert cut("abc", 3) == "abc"
+    assert cut("abcdef", 3) == "abc … (3 more characters)"
+
+
+def test_losses_are_read_whatever_the_columns_are_called(tmp_path: Path):
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,step,train/loss,val/loss,lr\n0,0,2.5,,1\n0,1,nan,,1\n0,2,1.5,,1\n0,2,,1.75,\n")
+    assert read_losses(file) == ([(0.0, 2.5), (2.0, 1.5)], [(2.0, 1.75)])
+    file.write_text("loss,margin\n2.5,1\n1.5,2\n")
+    assert read_losses(file) == ([(0.0, 2.5), (1.0, 1.5)], [])
+
+
+def test_plots_carry_no_dates_and_no_outside_references(two_cells: Builder):
+    text = render(read_grid(two_cells.grid))
+    assert "<metadata>" not in text
+    assert not re.search(r"(src|href)=\"https?:", text)

@@ -1,0 +1,98 @@
+"""A tiny Llama and a byte-level tokenizer, made on the spot, in the layout of a checkpoint result."""
+
+import json
+from pathlib import Path
+
+import pytest
+from training_samples import conversation, pair
+
+from matrix.records import write_jsonl
+from matrix.stage import Result
+
+SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+TEXT = Path(__file__).parents[2] / "matrix" / "records.py"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train([str(TEXT)], trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
+    made.chat_template = (TEXT.parent / "training" / "templates" / "llama3.jinja").read_text()
+    return made
+
+
+@pytest.fixture(scope="session")
+def model_config():
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+        initializer_range=0.1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model(model_config):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(1)
+    return LlamaForCausalLM(model_config)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory, tokenizer, model_config) -> Result:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(1)
+    LlamaForCausalLM(model_config).save_pretrained(folder / "hf")
+    tokenizer.save_pretrained(folder / "hf")
+    return published("import", folder)
+
+
+def published(stage: str, folder: Path) -> Result:
+    (folder / "manifest.json").write_text(json.dumps({"outputs": {}}))
+    return Result(stage=stage, key=stage[0] * 64, path=folder)
+
+
+@pytest.fixture(scope="session")
+def conversations(tmp_path_factory) -> Result:
+    folder = tmp_path_factory.mktemp("conversations")
+    write_jsonl(folder / "rows.jsonl", [conversation(i) for i in range(11)])
+    return published("filter", folder)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory) -> Result:
+    folder = tmp_path_factory.mktemp("pairs")
+    write_jsonl(folder / "rows.jsonl", [pair(i) for i in range(6)])
+    return published("filter", folder)
+
+
+@pytest.fixture(scope="session")
+def sft_examples(conversations, tokenizer):
+    from matrix.training.data import Renderer, read_examples
+
+    return read_examples(conversations.path / "rows.jsonl", False, Renderer(tokenizer), 256, None, 0).examples
+
+
+@pytest.fixture(scope="session")
+def dpo_examples(pairs, tokenizer):
+    from matrix.training.data import Renderer, read_examples
+
+    return read_examples(pairs.path / "rows.jsonl", True, Renderer(tokenizer), 256, None, 0).examples
