@@ -1,21 +1,24 @@
 """Prompts as files: renders a Jinja template, asks a model, parses the answer, and keeps what could not be parsed.
 
-Every room's prompts lie in its `prompts/` folder, one per purpose. Static text comes first and what varies last, so that
-servers with prefix caching reuse the prefix. An answer that cannot be parsed is asked for once more with another seed.
+Every room's prompts lie in its `prompts/` folder, one per purpose. Static text comes first and what varies last, so
+that servers with prefix caching reuse the prefix. An answer that cannot be parsed is asked for once more with another
+seed.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jinja2
 
-from matrix.engines.base import LanguageModel, Sampling
+from matrix.engines.base import LanguageModel, ModelConfig, Sampling
 from matrix.provenance import derive_seed, prompt_hashes
 from matrix.records import Failure, Message, Origin
+from matrix.stage import Estimate
 
 T = TypeVar("T")
 
@@ -33,7 +36,7 @@ class Decoding:
     frequency_penalty: float = 0.0
     """As in the OpenAI API; small models repeat themselves without it."""
     max_tokens: int = 128
-    """Longest answer in tokens; a prompt is cut so that both fit the model's context."""
+    """Longest answer in tokens; prompt and answer must fit the model's context."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
@@ -109,6 +112,19 @@ class Asker:
         return sorted(self.failures, key=lambda f: (f.id, f.purpose, f.text))
 
 
+def expected(*calls: tuple[ModelConfig, int, float, float]) -> Estimate:
+    """What calls will cost, by purpose: (model, number of calls, prompt tokens and answer tokens of one call).
+
+    Second tries of answers that cannot be parsed are not foreseen.
+    """
+    return Estimate(
+        calls=sum(number for _, number, _, _ in calls),
+        tokens_in=round(sum(number * prompt for _, number, prompt, _ in calls)),
+        tokens_out=round(sum(number * answer for _, number, _, answer in calls)),
+        money=sum(n * (prompt * llm.price_in + answer * llm.price_out) for llm, n, prompt, answer in calls) / 1e6,
+    )
+
+
 def fields_schema(**fields: dict[str, Any]) -> dict[str, Any]:
     """JSON schema of an object with exactly these fields, in this order."""
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -124,7 +140,8 @@ def json_fields(text: str) -> dict[str, Any]:
     for closing in ("", '"}', "}", '"]}', "]}"):  # an answer cut by the length limit keeps what it has
         try:
             value, _ = json.JSONDecoder(strict=False).raw_decode(text[max(start, 0) :].rstrip(", \n") + closing)
-        except ValueError:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair, which could not be written
+        except (ValueError, RecursionError):  # a model that loops opens brackets by the thousand
             continue
         if isinstance(value, dict):
             return value
@@ -132,7 +149,7 @@ def json_fields(text: str) -> dict[str, Any]:
 
 
 def first_paragraph(text: str, max_words: int = 80) -> str:
-    """The first paragraph without list marks, quotes and heading; at most `max_words`, cut at a sentence if possible.
+    """The first paragraph without list marks, quotes and headings; at most `max_words`, cut at a sentence if possible.
 
     Raises:
         Unparsable: nothing is left.
@@ -140,7 +157,7 @@ def first_paragraph(text: str, max_words: int = 80) -> str:
     lines = [line.strip(" \t*#>-\"“”'") for line in text.strip().splitlines()]
     block: list[str] = []
     for line in lines:
-        if line:
+        if line and (block or not line.endswith(":")):
             block.append(line)
         elif block:
             break
@@ -148,5 +165,5 @@ def first_paragraph(text: str, max_words: int = 80) -> str:
     if not any(c.isalpha() for word in words for c in word):
         raise Unparsable("no text in the answer")
     kept = " ".join(words[:max_words])
-    end = max(kept.rfind(mark) for mark in ".!?")
-    return kept[: end + 1] if end > 0 else kept
+    ends = [m.end() for m in re.finditer(r"[.!?][\"”’')\]]*(?=\s|$)", kept)]
+    return kept[: ends[-1]] if ends else kept

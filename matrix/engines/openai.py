@@ -121,8 +121,8 @@ class OpenAIEngine:
                 endpoint.errors += 1
                 if tries > self._config.retries:
                     raise EngineError(
-                        f"{tries} tries of a call failed, the last at {endpoint.url} with: {failed}. Finished calls are "
-                        "in the journal: when the server is well again, the same command goes on from there"
+                        f"{tries} tries of a call failed, the last at {endpoint.url} with: {failed}. Finished calls "
+                        "are in the journal: when the server is well again, the same command goes on from there"
                     ) from failed
                 self._usage.retries += 1
                 pause = min(PAUSE * 2 ** (tries - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.5)

@@ -3,7 +3,7 @@
 One thread owns the pipeline. What makes the same call give the same tokens, and the same log-probabilities to the last
 bit, alone or beside any others:
 
-- f32 activations and KV cache, no dynamic quantization of activations;
+- weights in F16 (`gguf.in_f16`), f32 activations and KV cache, no dynamic quantization;
 - a *companion* sequence that is decoded in every step. Matrix products with a single row take another kernel, with
   another order of summation, than those with two rows or more; the companion sees to it that there are always two;
 - no prompt is ever split over steps and no sequence is ever preempted: a call enters only when its whole prompt fits
@@ -25,10 +25,13 @@ import queue
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
 from matrix.engines.base import Completion, EngineError, ModelConfig, Sampling
+from matrix.engines.gguf import in_f16
 from matrix.engines.limits import require_room
 from matrix.engines.sources import openvino_source, read_template
 from matrix.records import Message
@@ -103,7 +106,10 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": config.threads or len(os.sched_getaffinity(0)),
         }
         source = openvino_source(config.model, config.revision)
-        self._pipeline = genai.ContinuousBatchingPipeline(source, scheduler, "CPU", properties)
+        with TemporaryDirectory() as folder:
+            if source.suffix == ".gguf":
+                source = in_f16(source, Path(folder))
+            self._pipeline = genai.ContinuousBatchingPipeline(source, scheduler, "CPU", properties)
         defaults = self._pipeline.get_config()
         self._ends = {defaults.eos_token_id, *defaults.stop_token_ids}
         self._sent = 0
@@ -128,17 +134,17 @@ class OpenVinoEngine:
     async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
         """Complete a chat; see `LanguageModel.chat`. `cached_tokens` stays 0: OpenVINO does not tell."""
         ids = self._tokenizer.prompt(messages)
-        length = ids.shape[1]
-        require_room(length, sampling, self._config)
+        require_room(ids.shape[1], sampling, self._config)
         if sampling.choices:
             return await self._score(ids, sampling)
         output = await self._generate(ids, self._generation(sampling))
-        text = self._tokenizer.decode(output.generated_ids)
+        tokens, length = output.generated_ids, output.finish_reason.name == "LENGTH"
+        text = self._tokenizer.decode(tokens)
         return Completion(
-            text=text if output.generated_ids[-1:] == [] or output.generated_ids[-1] in self._ends else _cut(text, sampling.stop),
-            prompt_tokens=length,
-            completion_tokens=len(output.generated_ids),
-            finish_reason="length" if output.finish_reason.name == "LENGTH" else "stop",
+            text=text if length or self._ends.intersection(tokens[-1:]) else _cut(text, sampling.stop),
+            prompt_tokens=ids.shape[1],
+            completion_tokens=len(tokens),
+            finish_reason="length" if length else "stop",
         )
 
     async def _score(self, ids: openvino.Tensor, sampling: Sampling) -> Completion:

@@ -67,8 +67,8 @@ class ArenaHard:
         judgements = [judgement for games in found for judgement in games]
         if judgements and self.config.verdict is Verdict.CHOICES and not any(j.logprobs for j in judgements):
             raise EngineError(
-                f"{judge.model.name} reports no log-probability of A or B, which evaluation.arena_hard.verdict=choices "
-                f"needs (first answer: {judgements[0].text[:80]!r}). Use verdict=text or another engine"
+                f"{judge.model.name} reports no log-probability of A or B, which evaluation.arena_hard.verdict=CHOICES "
+                f"needs (first answer: {judgements[0].text[:80]!r}). Use verdict=TEXT or another engine"
             )
         return judgements
 

@@ -43,8 +43,8 @@ class AnsweringConfig:
 class LengthControl(StrEnum):
     """Regression of alpaca-eval behind the length-controlled win rate.
 
-    `v1` is the official one: it knows how hard each of the 805 official instructions is, and is held to the baseline's
-    behaviour by calibration rows. `minimal` needs neither and fits any question set.
+    `V1` is the official one: it knows how hard each of the 805 official instructions is, and is held to the baseline's
+    behaviour by calibration rows. `MINIMAL` needs neither and fits any question set.
     """
 
     V1 = "length_controlled_v1"
@@ -68,7 +68,7 @@ class AlpacaEvalConfig:
         default="hf://datasets/tatsu-lab/alpaca_eval@2edc6fad8be6b14ea7230aabfd08188da6b8b814/df_gamed.csv",
         metadata=HOW,
     )
-    """`df_gamed.csv`: difficulties and calibration rows of `length_controlled_v1`; not read for `minimal`."""
+    """`df_gamed.csv`: difficulties and calibration rows of `length_controlled_v1`; not read for `MINIMAL`."""
     calibration_pin: str | None = None
     """As `questions_pin`, for `calibration`."""
 
@@ -79,9 +79,9 @@ class AlpacaEvalConfig:
 
 
 class Verdict(StrEnum):
-    """`text`: the judge explains and ends with a label (official). `choices`: for judges too small to do that.
+    """`TEXT`: the judge explains and ends with a label (official). `CHOICES`: for judges too small to do that.
 
-    With `choices` the judge is asked for one letter in both orders of the answers, and the log-odds of A against B are
+    With `CHOICES` the judge is asked for one letter in both orders of the answers, and the log-odds of A against B are
     averaged over the orders, so that a constant liking for the first answer cancels out. There are no 3-fold verdicts.
     """
 
@@ -103,9 +103,9 @@ class ArenaHardConfig:
     verdict: Verdict = Verdict.TEXT
     judge_temperature: float = 0.0
     judge_max_tokens: int = 4096
-    """Longest judgement in tokens, for `verdict=text`."""
+    """Longest judgement in tokens, for `verdict=TEXT`."""
     tie_band: float = 0.02
-    """For `verdict=choices`: a probability within 0.5 +- this is a tie."""
+    """For `verdict=CHOICES`: a probability within 0.5 +- this is a tie."""
 
     def __post_init__(self) -> None:
         self.reference_pin = pin(self.reference, self.reference_pin)

@@ -34,7 +34,7 @@ def notice(
 
     Args:
         first_preferred: percent of judgements for the answer shown first; a judge that nearly always takes the same
-            place is pointed out, unless both orders are averaged (`verdict=choices`).
+            place is pointed out, unless both orders are averaged (`verdict=CHOICES`).
     """
     if config.answers.questions == EMBEDDED:
         text = f"demo judge: {NOT_COMPARABLE}"

@@ -1,4 +1,4 @@
-"""Instructions out of scenarios: persona + actions + requirement, asked in the persona's own voice (paper section 2)."""
+"""Instructions out of scenarios: persona + actions + requirement, asked in the persona's voice (paper section 2)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class GeneratorConfig:
     """Task categories that rows draw from; the names follow Magpie's tags, with which the paper labels its data."""
     styles: list[str] = field(
         default_factory=lambda: [
-            "chatty, with a word about the day", "short and to the point", "polite and careful", "a problem told without a question",
+            "chatty, with a word about the day", "short and to the point", "polite and careful",
+            "a problem told without a question",
         ]
     )  # fmt: skip
     """Questioning styles that rows draw from."""
@@ -71,7 +72,7 @@ class Generation:
     progress: Progress
 
     async def conversations(self, embedder: Embedder) -> list[Conversation]:
-        """Instructions with responses of the aligned LLM; answers that could not be used are in the asker's failures."""
+        """Instructions with the aligned LLM's responses; what could not be used is in the asker's failures."""
         folder: Path = self.society.path
         agents = {a.id: a for a in read_jsonl(folder / "agents.jsonl", Agent)}
         actions = {a.id: a for a in read_jsonl(folder / "actions.jsonl", Action)}
@@ -120,7 +121,8 @@ async def answer(model: LanguageModel, prompt: list[Message], seed: int, decodin
     completion = await model.chat(prompt, decoding.sampling(seed))
     text = completion.text.strip()
     if completion.finish_reason == "length":
-        ends = [m.end() for m in re.finditer(r"[.!?](?=\s|$)|\n", text)]
+        # The dot of a list number ends no sentence.
+        ends = [m.end() for m in re.finditer(r"^[ \t]*\d+\.|([.!?](?=\s|$)|\n)", text, re.MULTILINE) if m[1]]
         text = text[: ends[-1]].rstrip() if ends else text
     return text
 

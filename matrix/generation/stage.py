@@ -13,10 +13,23 @@ from matrix.engines.embedder import Embedder, EmbedderConfig
 from matrix.engines.opening import open_model
 from matrix.generation.instructions import Generation, GeneratorConfig, Kind, answer
 from matrix.progress import Progress, show
-from matrix.prompting import Asker, Decoding
+from matrix.prompting import Asker, Decoding, expected
 from matrix.provenance import derive_seed
 from matrix.records import Conversation, Failure, PreferencePair, write_jsonl, write_parquet
-from matrix.stage import Result, Stage
+from matrix.stage import Estimate, Result, Stage
+
+PROMPT_TOKENS, INSTRUCTION_TOKENS, RESPONSE_TOKENS = 400, 80, 450
+"""Behind the plan's estimates: persona, three actions and the template of a prompt; a typical instruction and response.
+None is longer than its `max_tokens`."""
+
+
+def _expected(llm: ModelConfig, config: GeneratorConfig) -> list[tuple[ModelConfig, int, float, float]]:
+    """Calls for the rows of a generator: one for every instruction, one for every response."""
+    instruction = min(config.instruction.max_tokens, INSTRUCTION_TOKENS)
+    return [
+        (llm, config.num_rows, PROMPT_TOKENS, instruction),
+        (llm, config.num_rows, instruction, min(config.response.max_tokens, RESPONSE_TOKENS)),
+    ]
 
 
 @dataclass(kw_only=True)
@@ -34,6 +47,10 @@ class Generate(Stage):
     def readable(self) -> str:
         """Kind and number of rows."""
         return f"{self.generator.kind}-{self.generator.num_rows}"
+
+    def estimate(self) -> Estimate:
+        """Two calls a row."""
+        return expected(*_expected(self.llm, self.generator))
 
     def run(self, work: Path) -> None:
         """Ask for every instruction and its response; finished calls are in `work/journal.jsonl`."""
@@ -53,7 +70,7 @@ class Generate(Stage):
 
 @dataclass(kw_only=True)
 class PreferenceConfig:
-    """Preference pairs: chosen by the aligned LLM, rejected sampled from the SFT model just trained (paper section 4.1)."""
+    """Preference pairs: chosen by the aligned LLM, rejected by the SFT model just trained (paper section 4.1)."""
 
     generator: GeneratorConfig = field(default_factory=lambda: GeneratorConfig(kind=Kind.COMPLEX))
     """Where the prompts come from; `generator.response` samples the chosen answer."""
@@ -79,6 +96,14 @@ class Prefer(Stage):
     def readable(self) -> str:
         """Kind and number of pairs."""
         return f"{self.preference.generator.kind}-{self.preference.generator.num_rows}"
+
+    def estimate(self) -> Estimate:
+        """Three calls a pair, the third to the SFT model."""
+        c = self.preference
+        calls = _expected(self.llm, c.generator)
+        _, number, prompt, _ = calls[-1]
+        rejected = (self.model, number, prompt, min(c.rejected.max_tokens, RESPONSE_TOKENS))
+        return expected(*calls, rejected)
 
     def run(self, work: Path) -> None:
         """First all calls of the aligned LLM, then all calls of the SFT model, so that one accelerator serves both."""

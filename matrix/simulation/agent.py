@@ -1,16 +1,15 @@
-"""An agent: an anonymised profile with personality, life goal, plan and memory, that acts or reacts (paper section 3.1)."""
+"""An agent: an anonymised profile with personality, goal, plan and memory, that acts or reacts (paper section 3.1)."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
 
 from matrix.prompting import Asker, Decoding, Unparsable, fields_schema, first_paragraph, json_fields
 from matrix.provenance import derive_seed
 from matrix.records import Origin, Profile
 from matrix.simulation.memory import Memory
-
 
 MAX_WORDS = 45
 """Most words of a description, personality or goal: every prompt about the agent carries them."""
@@ -59,7 +58,8 @@ async def bring_to_life(
 
     anonymous = await asker.ask(
         "anonymise", agent, derive_seed(seed, "anonymise"), decoding,
-        lambda text: parse_role(text, profile.name), ROLE_SCHEMA, name=profile.name, description=profile.description, posts=profile.posts[:max_posts],
+        lambda text: parse_role(text, profile.name), ROLE_SCHEMA,
+        name=profile.name, description=profile.description, posts=profile.posts[:max_posts],
     )  # fmt: skip
     name, description = anonymous or fallback_role(profile)
     persona = f"{name}. {description}"
@@ -71,7 +71,7 @@ async def bring_to_life(
     goal = goal or f"To do well what the description says: {description}"
     plan = await asker.ask(
         "plan", agent, derive_seed(seed, "plan"), decoding, lambda text: parse_plan(text, steps),
-        plan_schema(steps), persona=persona, goal=goal, steps=steps,
+        persona=persona, goal=goal, steps=steps,
     )  # fmt: skip
     return Life(
         id=agent, name=name, description=description, posts=posts, personality=personality or "", goal=goal,
@@ -85,10 +85,13 @@ def brief(text: str) -> str:
     return first_paragraph(text, MAX_WORDS)
 
 
+LETTER = r"[^\W\d_]"
+
+
 def masked(text: str, name: str) -> str:
-    """`text` without any word of `name` (whole words, three letters or more)."""
-    words = [re.escape(word) for word in re.findall(r"\w{3,}", name)]
-    return re.sub(rf"\b(?:{'|'.join(words)})\b", "someone", text, flags=re.IGNORECASE) if words else text
+    """`text` without any word of `name` (three letters or more), also where it is part of a handle like `@ann_lee7`."""
+    words = re.findall(rf"{LETTER}{{3,}}", name)
+    return re.sub(rf"(?<!{LETTER})(?:{'|'.join(words)})(?!{LETTER})", "someone", text, flags=re.I) if words else text
 
 
 ROLE_SCHEMA = fields_schema(role={"type": "string"}, description={"type": "string"})
@@ -99,7 +102,7 @@ def parse_role(text: str, name: str) -> tuple[str, str]:
     fields = json_fields(text)
     role, description = (str(fields.get(key) or "") for key in ("role", "description"))
     words = masked(role, name).strip(" *\"'.<>").split()
-    if not 1 <= len(words) <= 8 or "someone" in words:
+    if not 1 <= len(words) <= 8 or "someone" in " ".join(words):
         raise Unparsable(f"expected a role of one to eight words without the name, got {role!r}")
     return " ".join(words), first_paragraph(masked(description, name), MAX_WORDS)
 
@@ -113,30 +116,21 @@ def fallback_role(profile: Profile) -> tuple[str, str]:
     return " ".join(sentence[:6]).capitalize() or "Person", description
 
 
-def plan_schema(steps: int) -> dict[str, Any]:
-    """JSON schema of a plan of exactly `steps` steps."""
-    return fields_schema(steps={"type": "array", "items": {"type": "string"}, "minItems": steps, "maxItems": steps})
-
-
 def parse_plan(text: str, steps: int) -> list[str]:
-    """Steps of a plan: from JSON, or from numbered lines of a model without structured output; at most `steps`."""
-    try:
-        found = json_fields(text).get("steps")
-        lines = [str(step) for step in found] if isinstance(found, list) else []
-    except Unparsable:
-        lines = re.findall(r"^\W*(?:step\s*)?\d+\s*[.):-]+\s*(\S.*)$", text, re.MULTILINE | re.IGNORECASE)
+    """Numbered lines of the answer, at most `steps` of them."""
+    lines = re.findall(r"^\W*(?:step\s*)?\d+\s*[.):-]+\s*(\S.*)$", text, re.MULTILINE | re.IGNORECASE)
     plan = [re.sub(r"\*+", "", line).strip() for line in lines]
-    plan = [line for line in plan if re.search(r"[^\W\d]{2}", line)]
+    plan = [line for line in plan if len(re.findall(r"[^\W\d]+", line)) > 1]
     if len(plan) < min(2, steps):
-        raise Unparsable(f"expected {steps} steps, found {len(plan)}")
+        raise Unparsable(f"expected {steps} numbered steps, found {len(plan)}")
     return plan[:steps]
 
 
 def unique_names(lives: list[Life]) -> None:
     """Number role names that occur more than once, in agent order, so that every name means one agent."""
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
     for life in lives:
-        key = life.name.lower()
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] > 1:
-            life.name = f"{life.name} ({seen[key]})"
+        role, number = life.name, count(2)
+        while life.name.lower() in taken:
+            life.name = f"{role} ({next(number)})"
+        taken.add(life.name.lower())

@@ -41,9 +41,10 @@ class GroupingConfig:
         """Raise ValueError when `num_agents` agents cannot form such groups."""
         low, high = self.num_groups * self.min_size, self.num_groups * self.max_size
         if self.kind is not Grouping.SINGLE and not low <= num_agents <= high:
+            groups = min(math.ceil(num_agents / min(5, self.max_size)), num_agents // self.min_size)
             raise ValueError(
                 f"{self.num_groups} groups of {self.min_size} to {self.max_size} hold {low} to {high} agents, not "
-                f"{num_agents}. Try simulator.grouping.num_groups={math.ceil(num_agents / 5)}"
+                f"{num_agents}. Try simulator.grouping.num_groups={max(groups, 1)}"
             )
 
 

@@ -112,8 +112,8 @@ def parse_indices(text: str, count: int) -> tuple[list[int], str]:
     Raises:
         Unparsable: there is no bracketed list, or it names only entries that do not exist.
     """
-    found = re.search(r"\[([^\[\]]*)\]", text)
-    if not found or re.search(r"[^\d\s,;.and\"'-]", found[1]):
+    found = re.search(r"\[([^\[\]]*)(?:\]|$)", text)  # the length limit may have cut the bracket off
+    if not found or re.search(r"[^\d\s,;.and\"']|\d{5}", found[1]):
         raise Unparsable("expected a list of numbers in square brackets")
     named = [int(number) for number in re.findall(r"\d+", found[1])]
     indices = sorted({i for i in named if i < count})

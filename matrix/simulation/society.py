@@ -1,7 +1,7 @@
 """The society: groups of agents live scenario by scenario, and modulators carry news between them (paper section 3.3).
 
 Groups run concurrently; within a scenario a group's agents act one after another. News for other groups is delivered
-between scenarios. Every seed hangs on (agent or action, purpose), so concurrency and the order of answers change nothing.
+between scenarios. Every seed hangs on (agent or action, purpose): concurrency and the order of answers change nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import cycle
 
 import msgspec
 
@@ -20,7 +21,7 @@ from matrix.prompting import Asker, Decoding, first_paragraph
 from matrix.provenance import derive_seed
 from matrix.records import Action, Profile, Scenario
 from matrix.simulation.agent import Life, bring_to_life, unique_names
-from matrix.simulation.grouping import GroupingConfig, assign_groups, cohesion, plane
+from matrix.simulation.grouping import Grouping, GroupingConfig, assign_groups, cohesion, plane
 from matrix.simulation.modulator import Communication, Modulator, at_random, shortlist
 from matrix.simulation.profiles import ProfilesConfig
 
@@ -42,7 +43,7 @@ class SimulatorConfig:
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
     communication: Communication = Communication.STRUCTURED
     num_scenarios: int = 10000
-    """Scenarios wanted from the whole society (paper figure 4b: 100 to 10,000); it stops earlier when all goals are reached."""
+    """Scenarios wanted from the whole society (paper figure 4b: 100 to 10,000); fewer when all goals are reached before."""
     scenario_closes: Closes = Closes.STEPS
     steps_per_scenario: int = 3
     """Actions of a scenario with `scenario_closes=steps` (paper appendix B.3: 3)."""
@@ -69,7 +70,22 @@ class SimulatorConfig:
     def __post_init__(self) -> None:
         if self.num_agents < 1 or self.steps_per_scenario < 1 or self.plan_steps < 1 or self.num_scenarios < 1:
             raise ValueError("num_agents, num_scenarios, steps_per_scenario and plan_steps must be at least 1")
+        if min(self.share_candidates, self.memory_entries, self.memory_tokens, self.max_posts) < 0:
+            raise ValueError("share_candidates, memory_entries, memory_tokens and max_posts must not be negative")
+        if self.max_observations < 1:
+            raise ValueError("max_observations must be at least 1; communication=none keeps agents from hearing news")
         self.grouping.check(self.num_agents)
+
+    @property
+    def group_size(self) -> float:
+        """Mean number of agents in a group."""
+        single = self.grouping.kind is Grouping.SINGLE
+        return self.num_agents if single else self.num_agents / self.grouping.num_groups
+
+    @property
+    def scenario_size(self) -> float:
+        """Mean number of actions in a scenario, while nobody has reached the goal."""
+        return self.steps_per_scenario if self.scenario_closes is Closes.STEPS else self.group_size
 
 
 @dataclass
@@ -114,31 +130,28 @@ class Society:
 
     async def live(self) -> None:
         """Run scenarios until there are enough of them or nobody has anything left to do."""
-        round_ = 0
         while (wanted := self.config.num_scenarios - len(self.scenarios)) > 0:
             active = [m for m in self.modulators if any(not life.done for life in m.members)][:wanted]
             if not active:
                 break
-            stories = await asyncio.gather(*(self._scenario(m, round_) for m in active))
+            stories = await asyncio.gather(*(self._scenario(m, len(m.memory)) for m in active))
             for modulator, (actions, scenario) in zip(active, stories, strict=True):
                 modulator.remember(scenario.summary, self.embedder)
                 self.scenarios.append(scenario)
                 self.actions.extend(actions)
             if self.config.num_scenarios > len(self.scenarios):
                 await self._exchange([action for actions, _ in stories for action in actions])
-            round_ += 1
 
     async def _scenario(self, modulator: Modulator, index: int) -> tuple[list[Action], Scenario]:
         """One scenario of one group: actions, routing after each of them, summary."""
         scenario = f"g{modulator.group:03}-s{index:02}"
         seed = derive_seed(self.seed, scenario)
         order = sorted(modulator.members, key=lambda life: derive_seed(seed, "order", life.id))
-        steps = self.config.steps_per_scenario if self.config.scenario_closes is Closes.STEPS else len(order)
+        by_steps = self.config.scenario_closes is Closes.STEPS
         actions: list[Action] = []
-        turn = 0
-        while len(actions) < steps and any(not life.done for life in order):
-            life = order[turn % len(order)]
-            turn += 1
+        for life in cycle(order) if by_steps else order:
+            if by_steps and (len(actions) == self.config.steps_per_scenario or all(other.done for other in order)):
+                break
             if not life.done:
                 actions.append(await self._act(modulator, life, scenario, len(actions)))
                 self.progress.advance()
@@ -171,6 +184,7 @@ class Society:
         )  # fmt: skip
         plan_step = -1 if observations else life.next_step
         life.next_step += not observations
+        unparsed = [] if text else [prompt]
         text = text or (observations or [life.plan[plan_step]])[0]
         for entry in (*news, text):
             life.memory.add(entry)
@@ -186,7 +200,8 @@ class Society:
         return Action(
             id=action, agent=life.id, group=life.group, scenario=scenario, step=step, text=text,
             observations=observations, plan_step=plan_step, aware=[member.id for member in aware],
-            reason=reason, unparsed=[] if parsed else ["route"], origin=self.asker.origin(seed, prompt, "route"),
+            reason=reason, unparsed=unparsed + ([] if parsed else ["route"]),
+            origin=self.asker.origin(seed, prompt, "route"),
         )  # fmt: skip
 
     async def _exchange(self, news: list[Action]) -> None:

@@ -104,11 +104,13 @@ class Trained(LightningModule):
         """The micro-batch's share of the loss of its optimizer step.
 
         Dividing by the step's own normaliser makes the loss independent of how the step was cut. Accumulation and data
-        parallelism both average, by `accumulation` and `world_size`, which is taken back here.
+        parallelism both average, by `accumulation` and `world_size`, which is taken back here. Under DeepSpeed both
+        Lightning and the engine divide by the accumulation steps; AdamW would hide that, clipping does not.
         """
         sums = self.sums(batch) / batch["normaliser"]
         self.totals += sums.detach().cpu()
-        loss: Tensor = sums[0] * (self.plan.accumulation * self.trainer.world_size)
+        divisions = 2 if self.config.strategy.zero_stage else 1
+        loss: Tensor = sums[0] * (self.plan.accumulation**divisions * self.trainer.world_size)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:

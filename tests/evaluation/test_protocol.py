@@ -53,8 +53,6 @@ def test_judge_that_looks_at_the_place_only_is_pointed_out():
     config = ArenaHardConfig(answers=AnsweringConfig(temperature=0.0))
     plain = "demo judge: not comparable with published numbers"
     assert notice(config, judge, [], 50.0) == plain
-    assert (
-        notice(config, judge, [], 97.0).removeprefix(plain).startswith("; the judge preferred the answer shown first")
-    )
+    assert notice(config, judge, [], 97.0).removeprefix(plain).startswith("; the judge preferred the answer")
     config.verdict = Verdict.CHOICES
     assert notice(config, judge, [], 97.0) == plain

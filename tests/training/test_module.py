@@ -48,7 +48,9 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch_size(kind, tmp_path
             assert other["loss"] == pytest.approx(row["loss"], abs=2e-6)
             assert other["gradient_norm"] == pytest.approx(row["gradient_norm"], rel=1e-5)
         for mine, other in zip(first.model.parameters(), module.model.parameters(), strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-4, rtol=0)  # AdamW divides by tiny second moments
+            moved = (mine - other).abs()
+            assert moved.mean() < 1e-6
+            assert moved.max() < 1e-3  # a tenth of one update: AdamW divides by second moments that may be tiny
     assert rows[-1]["step"] == math.ceil(len(examples) / 4)
 
 

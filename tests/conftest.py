@@ -1,0 +1,1 @@
+"""Stands here so that tests of every room find the modules beside it."""

@@ -1,0 +1,185 @@
+"""A small society for tests: a language model that answers by the prompt's purpose, an embedder of hashed words."""
+
+import asyncio
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import matrix
+from matrix.engines.base import Completion, ModelConfig, Sampling
+from matrix.engines.embedder import EmbedderConfig, Vectors
+from matrix.progress import Progress
+from matrix.prompting import Asker, Decoding
+from matrix.provenance import derive_seed
+from matrix.records import Message, Profile
+from matrix.simulation.grouping import Grouping, GroupingConfig
+from matrix.simulation.profiles import ProfilesConfig
+from matrix.simulation.society import SimulatorConfig, Society
+from matrix.simulation.stage import Simulate
+
+Reply = Callable[[str, random.Random], str] | str
+
+OPENINGS = {
+    path.read_text().split("{")[0].split("\n")[0]: path.stem
+    for room in ("simulation", "generation")
+    for path in (Path(matrix.__file__).parent / room / "prompts").glob("*.jinja")
+}
+"""How a prompt begins -> its purpose: house rule, static text stands first."""
+
+
+def purpose(prompt: str) -> str:
+    return next((name for opening, name in OPENINGS.items() if prompt.startswith(opening)), "response")
+
+
+def listed(prompt: str) -> list[str]:
+    """The numbered entries of a modulator's prompt."""
+    return re.findall(r"^\d+: (.*)$", prompt, re.MULTILINE)
+
+
+def choose(prompt: str, dice: random.Random) -> str:
+    """Any of the entries of a modulator's prompt."""
+    entries = range(len(listed(prompt)))
+    return json.dumps({"indices": sorted(dice.sample(entries, dice.randint(0, len(entries)))), "reason": "They meet."})
+
+
+NOBODY = '{"indices": [], "reason": "Nobody was there."}'
+REPLIES: dict[str, Reply] = {
+    "anonymise": lambda _, dice: json.dumps(
+        {"role": dice.choice(["Baker", "Night Nurse", "Beekeeper"]), "description": f"Works at place {dice.random()}."}
+    ),
+    "personality": lambda _, dice: f"Calm, with a temper of {dice.random()}.",
+    "goal": lambda _, dice: f"To own {dice.randint(2, 999)} hives.",
+    "plan": lambda _, dice: "\n".join(f"{i}. Do the task {dice.random()}." for i in range(1, 13)),
+    "act": lambda _, dice: f"They worked {dice.random()} hours.",
+    "react": lambda _, dice: f"They answered {dice.random()} times.",
+    "summarise": lambda _, dice: f"They had {dice.random()} days.",
+    "route": choose,
+    "share": choose,
+    "simple": lambda _, dice: f"Please help me with task {dice.random()}.",
+    "complex": lambda _, dice: f"Please derive in two parts the value {dice.random()}.",
+    "response": lambda _, dice: f"It is {dice.random()}.",
+}
+
+
+class FakeModel:
+    """Answers by purpose, prompt and seed alone; how long it takes, and so which answer is first, hangs on `shuffle`."""
+
+    name = "fake"
+    max_context = 8192
+
+    def __init__(self, shuffle: int = 0, concurrency: int = 64, **replies: Reply) -> None:
+        self.calls: list[tuple[str, str, Sampling]] = []
+        self._replies = REPLIES | replies
+        self._shuffle, self._slots = shuffle, asyncio.Semaphore(concurrency)
+
+    async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
+        prompt = messages[-1].content
+        kind = purpose(prompt)
+        async with self._slots:
+            for _ in range(derive_seed(self._shuffle, prompt, sampling.seed) % 7):
+                await asyncio.sleep(0)
+        self.calls.append((kind, prompt, sampling))
+        reply, dice = self._replies[kind], random.Random(derive_seed(prompt, sampling.seed))
+        text = reply if isinstance(reply, str) else reply(prompt, dice)
+        return Completion(text=text, prompt_tokens=9, completion_tokens=9, finish_reason="stop")
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def count(self, kind: str) -> int:
+        return sum(call[0] == kind for call in self.calls)
+
+
+class HashedWords:
+    """Embeds a text as the sum of one random direction a word: texts that share words are similar."""
+
+    def __init__(self, config: EmbedderConfig | None = None) -> None:
+        self.config = config
+
+    def embed(self, texts: list[str]) -> Vectors:
+        vectors = np.array([np.sum([_direction(w) for w in re.findall(r"\w+", f"{t} .".lower())] or [_direction("")], 0) for t in texts])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _direction(word: str) -> np.ndarray:
+    return np.random.default_rng(derive_seed(word)).normal(size=24)
+
+
+PEOPLE = [
+    Profile(
+        id=f"p{i}",
+        name=f"{given} {family}",
+        description=f"{given} is a {job} from Oslo. Signed, @{given.lower()}_{family.lower()}{i}",
+        posts=[f"{family}'s {job} shop is open!", f"A good day, says {given.upper()}.", "Rain again."],
+    )
+    for i, (given, family, job) in enumerate(
+        itertools.islice(
+            itertools.product(["Ragna", "Torvald", "Ylva"], ["Halvorsen", "Quist"], ["baker", "nurse", "sailor"]), 18
+        )
+    )
+]
+
+
+def simulator(**changes: object) -> SimulatorConfig:
+    """Six agents in two groups of three."""
+    values = {
+        "num_agents": 6,
+        "grouping": GroupingConfig(num_groups=2, min_size=3, max_size=3),
+        "num_scenarios": 6,
+        "plan_steps": 3,
+        "share_candidates": 2,
+    }
+    return SimulatorConfig(**(values | changes))
+
+
+def society(config: SimulatorConfig, model: FakeModel, seed: int = 1) -> Society:
+    asker = Asker("matrix.simulation", model, "simulate-test")
+    return Society(config, asker, HashedWords(), seed, Progress("test", 1))
+
+
+def lived(config: SimulatorConfig, model: FakeModel, seed: int = 1, people: list[Profile] = PEOPLE) -> Society:
+    """A society that ran to its end."""
+
+    async def run() -> Society:
+        made = society(config, model, seed)
+        await made.populate(people[: config.num_agents])
+        await made.live()
+        return made
+
+    return asyncio.run(run())
+
+
+def script(path: Path, **replies: str) -> Path:
+    """Rules for `engine=scripted`, by purpose; unlisted purposes are answered with words drawn by chat and seed."""
+    openings = {name: opening for opening, name in OPENINGS.items()}
+    rules = [{"match": re.escape(openings[name]), "reply": reply} for name, reply in replies.items()]
+    path.write_text(json.dumps(rules))
+    return path
+
+
+def scripted_simulation(folder: Path, concurrency: int = 64) -> Simulate:
+    """A real Simulate stage on the scripted engine: twelve synthetic people in four groups."""
+    rules = script(
+        folder / "rules.json",
+        anonymise='{"role": "Baker", "description": "Bakes bread in a small town."}',
+        plan="1. Buy the flour.\n2. Heat the oven.\n3. Sell the bread.",
+        route="[0], reason: they share a shop",
+        share='{"indices": [1], "reason": "They buy bread."}',
+    )
+    return Simulate(
+        simulator=simulator(
+            num_agents=12, grouping=GroupingConfig(kind=Grouping("homophily"), num_groups=4, min_size=2, max_size=4),
+            num_scenarios=10, profiles=ProfilesConfig(), birth=Decoding(max_tokens=64),
+        ),
+        llm=ModelConfig(model=str(rules), engine="scripted", concurrency=concurrency),
+        embedder=EmbedderConfig(model="hashed-words"),
+        seed=3,
+    )  # fmt: skip
