@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -31,7 +32,8 @@ INVOCATION = "MATRIX_INVOCATION"
 
 def cell_id(config: MatrixConfig, overrides: list[str]) -> str:
     """A folder name: what was overridden, for people, and 8 hex digits of what decides the cell's result."""
-    words = [o.lstrip("+~") for o in overrides if not o.startswith(("hydra", "ablation=", "+ablation=", "plan="))]
+    how = {f.name for f in dataclasses.fields(MatrixConfig) if f.metadata.get("identity") is False}
+    words = [o.lstrip("+~") for o in overrides if re.split(r"[.=]", o.lstrip("+~"))[0] not in {*how, "hydra", "ablation"}]
     readable = re.sub(r"[^\w.+-]+", "-", "-".join(_short(word) for word in words)).strip("-")[:60]
     digest = hashlib.sha256(canonical(identity(config)).encode()).hexdigest()[:8]
     return f"{readable}-{digest}" if readable else digest
@@ -95,7 +97,7 @@ def run_cell(config: MatrixConfig, folder: Path, overrides: list[str], choices: 
         result["error"] = f"{type(error).__name__}: {error}"
         result["traceback"] = traceback.format_exc()
         write("failed")
-        if config.on_error is OnError.RAISE:
+        if config.on_error is OnError.stop:
             raise
         log.error("failed in %s: %s", result["stage"], result["error"])
         log.debug("%s", result["traceback"])

@@ -6,6 +6,7 @@ inside the package. Exit codes: 0 all cells done, 1 a cell failed, 2 the command
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys

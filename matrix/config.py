@@ -20,20 +20,20 @@ from matrix.training.recipe import RecipeConfig
 class Until(StrEnum):
     """The last stage that a run makes; later ones are left for another run or machine."""
 
-    SIMULATE = "simulate"
-    GENERATE = "generate"
-    FILTER = "filter"
-    SFT = "sft"
-    PREFER = "prefer"
-    DPO = "dpo"
-    EVALUATE = "evaluate"
+    simulate = "simulate"
+    generate = "generate"
+    filter = "filter"
+    sft = "sft"
+    prefer = "prefer"
+    dpo = "dpo"
+    evaluate = "evaluate"
 
 
 class OnError(StrEnum):
     """`record`: a failed cell writes its error and the sweep goes on. `raise`: stop with the traceback, for debugging."""
 
-    RECORD = "record"
-    RAISE = "raise"
+    record = "record"
+    stop = "stop"
 
 
 @dataclass(kw_only=True)
@@ -62,10 +62,10 @@ class MatrixConfig:
     label: str = field(default="", metadata=HOW)
     """Row label in tables; default: what varies over the grid."""
     store: StoreConfig = field(default_factory=StoreConfig, metadata=HOW)
-    until: Until = field(default=Until.EVALUATE, metadata=HOW)
+    until: Until = field(default=Until.evaluate, metadata=HOW)
     plan: bool = field(default=False, metadata=HOW)
     """Print what would run, why, and what it would cost; run nothing."""
-    on_error: OnError = field(default=OnError.RECORD, metadata=HOW)
+    on_error: OnError = field(default=OnError.record, metadata=HOW)
     output_dir: str = field(default="outputs", metadata=HOW)
     """Root of `store/` and `grids/`."""
     experiment: Any = field(default=None, metadata=HOW)

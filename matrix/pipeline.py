@@ -26,19 +26,19 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
     if c.recipe.sft:
         society = store.get(Simulate(simulator=c.simulator, llm=c.llm, embedder=c.embedder, seed=s))
         yield "society", society  # MATRIX: agents live, scenarios come out
-        if c.until is Until.SIMULATE:
+        if c.until is Until.simulate:
             return
         rows = store.get(Generate(generator=c.generator, llm=c.llm, embedder=c.embedder, society=society, seed=s))
         yield "rows", rows  # MATRIX-Gen-SFT
-        if c.until is Until.GENERATE:
+        if c.until is Until.generate:
             return
         kept = store.get(Filter(filters=c.filters, rows=rows, seed=s))
         yield "kept", kept  # what was dropped is kept too, with its reason
-        if c.until is Until.FILTER:
+        if c.until is Until.filter:
             return
         model = store.get(Train(recipe=c.recipe.sft, model=c.model, base=base, data=kept, seed=s))
         yield "sft", model  # MATRIX-SFT-Model
-        if c.until is Until.SFT:
+        if c.until is Until.sft:
             return
 
         if c.recipe.dpo:
@@ -49,13 +49,13 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
                 )
             )  # fmt: skip
             yield "pairs", pairs  # MATRIX-Gen-DPO: chosen by the aligned LLM, rejected by the SFT model itself
-            if c.until is Until.PREFER:
+            if c.until is Until.prefer:
                 return
             kept_pairs = store.get(Filter(filters=c.filters, rows=pairs, seed=s))
             yield "kept_pairs", kept_pairs
             model = store.get(Train(recipe=c.recipe.dpo, model=c.model, base=model, data=kept_pairs, seed=s))
             yield "tuned", model  # MATRIX-Tuned-Model
-            if c.until is Until.DPO:
+            if c.until is Until.dpo:
                 return
 
     answers = store.get(Answer(evaluation=c.evaluation, model=c.model, checkpoint=model, seed=s))

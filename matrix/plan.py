@@ -29,7 +29,7 @@ class PlannedStage:
 
 def make_plan(config: MatrixConfig) -> list[PlannedStage]:
     """The stages of one cell: keys chain from configs, so none of them has to run."""
-    store = Store(dataclasses.replace(config.store, mode=Mode.PLAN))
+    store = Store(dataclasses.replace(config.store, mode=Mode.plan))
     stages = []
     for alias, result in run(config, store):
         visit = store.visits[-1]
@@ -54,15 +54,25 @@ def _expected_seconds(store: Store, stage: str, estimate: Estimate) -> float | N
 
 
 def plan_table(title: str, stages: list[PlannedStage]) -> Table:
-    """The plan as a table for the terminal."""
-    table = Table(title=title, title_justify="left")
-    for column in ("stage", "result", "", "calls", "tokens in", "tokens out", "hours", "money", "why"):
-        table.add_column(
-            column, justify="right" if column in ("calls", "tokens in", "tokens out", "hours", "money") else "left"
-        )
+    """The plan as a table for the terminal; under it, why each missing result is missing."""
+    reasons = "\n".join(f"{s.name}: {s.why}" for s in stages if s.why)
+    table = Table(title=title, title_justify="left", caption=reasons, caption_justify="left")
+    for column in ("stage", "result", ""):
+        table.add_column(column, no_wrap=True)
+    priced = any(s.estimate.money for s in stages)
+    for column in ("calls", "in", "out", "hours", *(["money"] if priced else [])):
+        table.add_column(column, justify="right", no_wrap=True)
     for s in stages:
-        hours = "?" if s.seconds is None else f"{s.seconds / 3600:.2f}"
         e = s.estimate
-        cost = [f"{e.calls:,}", f"{e.tokens_in:,}", f"{e.tokens_out:,}", hours, f"{e.money:.2f}"]
-        table.add_row(s.alias, s.name, "hit" if s.hit else "miss", *([""] * 5 if s.hit else cost), s.why)
+        hours = "?" if s.seconds is None else f"{s.seconds / 3600:.2f}"
+        cost = [_short(e.calls), _short(e.tokens_in), _short(e.tokens_out), hours] if not s.hit else []
+        table.add_row(s.alias, s.name, "hit" if s.hit else "miss", *cost, *([f"{e.money:.2f}"] if priced else []))
     return table
+
+
+def _short(number: int) -> str:
+    """At most five characters: 950, 12.3k, 4.1M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)

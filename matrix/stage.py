@@ -112,7 +112,7 @@ def identity(value: Any) -> Any:
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
             rule = field.metadata.get("identity", True)
-            if rule is False or isinstance(item, Result) or item == _default(field):
+            if rule is False or isinstance(item, Result) or identity(item) == identity(_default(field)):
                 continue
             described[field.name] = file_fingerprint(Path(item)) if rule == "content" else identity(item)
         return described

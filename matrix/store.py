@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 class Mode(StrEnum):
     """`reuse`: run what is missing. `refresh`: run again. `offline`: what is missing is an error. `plan`: run nothing."""
 
-    REUSE = "reuse"
-    REFRESH = "refresh"
-    OFFLINE = "offline"
-    PLAN = "plan"
+    reuse = "reuse"
+    refresh = "refresh"
+    offline = "offline"
+    plan = "plan"
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class StoreConfig:
     """Where results live and whether stored ones are used."""
 
     root: str = field(default="outputs/store", metadata=HOW)
-    mode: Mode = field(default=Mode.REUSE, metadata=HOW)
+    mode: Mode = field(default=Mode.reuse, metadata=HOW)
     stages: list[str] = field(default_factory=list, metadata=HOW)
     """Stages that `mode=refresh` runs again, e.g. `[train]`; empty: all."""
 
@@ -82,18 +82,20 @@ class Store:
         word = stage.readable()
         path = self.root / stage.name / (f"{word}-{key[:12]}" if word else key[:12])
         result = Result(stage=stage.name, key=key, path=path)
-        if self.config.mode is Mode.PLAN:
+        if self.config.mode is Mode.plan:
             return self._plan(stage, result)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            refresh = self.config.mode is Mode.REFRESH and stage.name in (self.config.stages or [stage.name])
+            refresh = self.config.mode is Mode.refresh and stage.name in (self.config.stages or [stage.name])
             if refresh and not any(v.result.key == key for v in self.visits):
                 shutil.rmtree(path, ignore_errors=True)
                 shutil.rmtree(f"{path}.partial", ignore_errors=True)
             if hit := (path / "manifest.json").exists():
                 manifest = self._verify(stage, path)
-            elif self.config.mode is Mode.OFFLINE:
-                raise StoreError(f"store.mode=offline, and {stage.name} is not stored: {path}. {self._nearest(stage)}")
+            elif self.config.mode is Mode.offline:
+                raise StoreError(
+                    f"store.mode=offline, and {path} is not there. {self._nearest(stage) or 'Nothing is stored'}"
+                )
             else:
                 manifest = self._run(stage, result)
         result = dataclasses.replace(result, hit=hit)
@@ -178,7 +180,7 @@ class Store:
             names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
             found.append((len(names), file.parent.name, [f"{n}: {theirs.get(n)} -> {mine.get(n)}" for n in names]))
         if not found:
-            return f"no stored {stage.name} yet"
+            return ""
         _, name, fields = min(found)
         return f"nearest is {name}, differs in {', '.join(fields[:4])}" + (" ..." if len(fields) > 4 else "")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import matrix
-from matrix.engines.base import Completion, ModelConfig, Sampling
+from matrix.engines.base import Completion, EngineName, ModelConfig, Sampling
 from matrix.engines.embedder import EmbedderConfig, Vectors
 from matrix.progress import Progress
 from matrix.prompting import Asker, Decoding
@@ -105,7 +105,7 @@ class HashedWords:
         self.config = config
 
     def embed(self, texts: list[str]) -> Vectors:
-        vectors = np.array([np.sum([_direction(w) for w in re.findall(r"\w+", f"{t} .".lower())] or [_direction("")], 0) for t in texts])
+        vectors = np.array([sum(_direction(word) for word in re.findall(r"\w+", f"the {t}".lower())) for t in texts])
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -159,8 +159,7 @@ def lived(config: SimulatorConfig, model: FakeModel, seed: int = 1, people: list
 
 def script(path: Path, **replies: str) -> Path:
     """Rules for `engine=scripted`, by purpose; unlisted purposes are answered with words drawn by chat and seed."""
-    openings = {name: opening for opening, name in OPENINGS.items()}
-    rules = [{"match": re.escape(openings[name]), "reply": reply} for name, reply in replies.items()]
+    rules = [{"match": re.escape(o), "reply": replies[name]} for o, name in OPENINGS.items() if name in replies]
     path.write_text(json.dumps(rules))
     return path
 
@@ -179,7 +178,7 @@ def scripted_simulation(folder: Path, concurrency: int = 64) -> Simulate:
             num_agents=12, grouping=GroupingConfig(kind=Grouping("homophily"), num_groups=4, min_size=2, max_size=4),
             num_scenarios=10, profiles=ProfilesConfig(), birth=Decoding(max_tokens=64),
         ),
-        llm=ModelConfig(model=str(rules), engine="scripted", concurrency=concurrency),
+        llm=ModelConfig(model=str(rules), engine=EngineName("scripted"), concurrency=concurrency),
         embedder=EmbedderConfig(model="hashed-words"),
         seed=3,
     )  # fmt: skip

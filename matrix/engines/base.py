@@ -20,11 +20,11 @@ HOW: dict[str, Any] = {"identity": False}
 class EngineName(StrEnum):
     """Adapters; `auto` takes vLLM where CUDA and vLLM are present, OpenVINO otherwise."""
 
-    AUTO = "auto"
-    OPENVINO = "openvino"
-    VLLM = "vllm"
-    OPENAI = "openai"
-    SCRIPTED = "scripted"
+    auto = "auto"
+    openvino = "openvino"
+    vllm = "vllm"
+    openai = "openai"
+    scripted = "scripted"
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class ModelConfig:
     dtype: str = "auto"
     """Weights while serving on a GPU: `auto`, `bfloat16`, `float16`, `float32`."""
 
-    engine: EngineName = field(default=EngineName.AUTO, metadata=HOW)
+    engine: EngineName = field(default=EngineName.auto, metadata=HOW)
     endpoints: list[str] = field(default_factory=list, metadata=HOW)
     """Base URLs (`http://host:port/v1`) for `engine=openai`; calls are spread over them."""
     served_name: str | None = field(default=None, metadata=HOW)
@@ -73,7 +73,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
-        if self.engine is EngineName.OPENAI and not self.endpoints:
+        if self.engine is EngineName.openai and not self.endpoints:
             raise ValueError("engine=openai needs endpoints, e.g. llm.endpoints=[http://127.0.0.1:8000/v1]")
 
     @property

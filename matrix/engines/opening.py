@@ -58,14 +58,14 @@ def choose_engine(config: ModelConfig) -> EngineName:
 
     A GGUF file always goes to OpenVINO, which is the only engine here that reads one.
     """
-    if config.engine is not EngineName.AUTO:
+    if config.engine is not EngineName.auto:
         return config.engine
     if not config.model.endswith(".gguf") and importlib.util.find_spec("vllm") is not None:
         import torch
 
         if torch.cuda.is_available():
-            return EngineName.VLLM
-    return EngineName.OPENVINO
+            return EngineName.vllm
+    return EngineName.openvino
 
 
 class JournaledModel:
@@ -149,15 +149,15 @@ class JournaledModel:
 
 async def _start(config: ModelConfig, usage: Usage) -> Engine:
     match choose_engine(config):
-        case EngineName.VLLM:
+        case EngineName.vllm:
             from matrix.engines.vllm import VllmEngine
 
             return await VllmEngine.start(config)
-        case EngineName.OPENAI:
+        case EngineName.openai:
             from matrix.engines.openai import OpenAIEngine
 
             return OpenAIEngine(config, usage)
-        case EngineName.SCRIPTED:
+        case EngineName.scripted:
             from matrix.engines.scripted import ScriptedEngine
 
             return ScriptedEngine(config)
@@ -170,11 +170,11 @@ async def _start(config: ModelConfig, usage: Usage) -> Engine:
 def _token_counter(config: ModelConfig) -> Callable[[str], int]:
     """Exact for engines that run here; endpoints keep their tokenizer to themselves, so there it is an estimate."""
     match choose_engine(config):
-        case EngineName.VLLM:
+        case EngineName.vllm:
             from matrix.engines.vllm import token_counter
 
             return token_counter(config)
-        case EngineName.OPENVINO:
+        case EngineName.openvino:
             from matrix.engines.openvino import OpenVinoTokenizer
 
             return OpenVinoTokenizer(config).count

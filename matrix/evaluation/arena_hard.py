@@ -48,7 +48,7 @@ class ArenaHard:
             loader=jinja2.PackageLoader("matrix.evaluation", "prompts"), undefined=jinja2.StrictUndefined,
             trim_blocks=True, autoescape=False,  # plain text for a model, not HTML
         )  # fmt: skip
-        system = "arena_hard_system" if config.verdict is Verdict.TEXT else "arena_hard_choice_system"
+        system = "arena_hard_system" if config.verdict is Verdict.text else "arena_hard_choice_system"
         self.system = Message(role="system", content=prompts.get_template(f"{system}.jinja").render())
         self.user = prompts.get_template("arena_hard_user.jinja")
         self.again = Message(role="user", content=prompts.get_template("arena_hard_again.jinja").render())
@@ -60,14 +60,14 @@ class ArenaHard:
 
     async def judge(self, judge: Judge, seed: int) -> list[Judgement]:
         """Two judgements a question, in the order of the questions."""
-        play = self._read if self.config.verdict is Verdict.TEXT else self._choose
+        play = self._read if self.config.verdict is Verdict.text else self._choose
         found = await gather(
             play(judge, pair, derive_seed(seed, self.config.name, pair.question.id)) for pair in self.pairs
         )
         judgements = [judgement for games in found for judgement in games]
-        if judgements and self.config.verdict is Verdict.CHOICES and not any(j.logprobs for j in judgements):
+        if judgements and self.config.verdict is Verdict.choices and not any(j.logprobs for j in judgements):
             raise EngineError(
-                f"{judge.model.name} reports no log-probability of A or B, which evaluation.arena_hard.verdict=CHOICES "
+                f"{judge.model.name} reports no log-probability of A or B, which evaluation.arena_hard.verdict=choices "
                 f"needs (first answer: {judgements[0].text[:80]!r}). Use verdict=TEXT or another engine"
             )
         return judgements
@@ -129,7 +129,7 @@ class ArenaHard:
             spread["score_by_battle"] = interval(percent(battles, ones, resamples(len(battles), self.rounds, seed)))
         decided = [j for j in judgements if j.preference not in (None, 0.5)]
         first = sum((j.preference == 1.0) == j.swapped for j in decided)
-        if self.config.verdict is Verdict.CHOICES:  # the liking for the first answer before it is averaged out
+        if self.config.verdict is Verdict.choices:  # the liking for the first answer before it is averaged out
             decided = [j for j in judgements if len(j.logprobs) == 2]
             first = sum(j.logprobs["A"] > j.logprobs["B"] for j in decided)
         return {

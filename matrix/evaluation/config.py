@@ -44,11 +44,11 @@ class LengthControl(StrEnum):
     """Regression of alpaca-eval behind the length-controlled win rate.
 
     `V1` is the official one: it knows how hard each of the 805 official instructions is, and is held to the baseline's
-    behaviour by calibration rows. `MINIMAL` needs neither and fits any question set.
+    behaviour by calibration rows. `length_controlled_minimal` needs neither and fits any question set.
     """
 
-    V1 = "length_controlled_v1"
-    MINIMAL = "length_controlled_minimal"
+    length_controlled_v1 = "length_controlled_v1"
+    length_controlled_minimal = "length_controlled_minimal"
 
 
 @dataclass(kw_only=True)
@@ -63,30 +63,30 @@ class AlpacaEvalConfig:
     `answers.questions`). Official: `alpaca_eval_gpt4_baseline.json`, which also holds the questions."""
     reference_pin: str | None = None
     """As `questions_pin`, for `reference`."""
-    length_control: LengthControl = LengthControl.V1
+    length_control: LengthControl = LengthControl.length_controlled_v1
     calibration: str = field(
         default="hf://datasets/tatsu-lab/alpaca_eval@2edc6fad8be6b14ea7230aabfd08188da6b8b814/df_gamed.csv",
         metadata=HOW,
     )
-    """`df_gamed.csv`: difficulties and calibration rows of `length_controlled_v1`; not read for `MINIMAL`."""
+    """`df_gamed.csv`: difficulties and calibration rows of `length_controlled_v1`; not read for `length_controlled_minimal`."""
     calibration_pin: str | None = None
     """As `questions_pin`, for `calibration`."""
 
     def __post_init__(self) -> None:
         self.reference_pin = pin(self.reference, self.reference_pin)
-        if self.length_control is LengthControl.V1:
+        if self.length_control is LengthControl.length_controlled_v1:
             self.calibration_pin = pin(self.calibration, self.calibration_pin)
 
 
 class Verdict(StrEnum):
-    """`TEXT`: the judge explains and ends with a label (official). `CHOICES`: for judges too small to do that.
+    """`text`: the judge explains and ends with a label (official). `choices`: for judges too small to do that.
 
-    With `CHOICES` the judge is asked for one letter in both orders of the answers, and the log-odds of A against B are
+    With `choices` the judge is asked for one letter in both orders of the answers, and the log-odds of A against B are
     averaged over the orders, so that a constant liking for the first answer cancels out. There are no 3-fold verdicts.
     """
 
-    TEXT = "text"
-    CHOICES = "choices"
+    text = "text"
+    choices = "choices"
 
 
 @dataclass(kw_only=True)
@@ -100,12 +100,12 @@ class ArenaHardConfig:
     """As for AlpacaEval 2. Official: the answers of gpt-4-0314."""
     reference_pin: str | None = None
     """As `questions_pin`, for `reference`."""
-    verdict: Verdict = Verdict.TEXT
+    verdict: Verdict = Verdict.text
     judge_temperature: float = 0.0
     judge_max_tokens: int = 4096
     """Longest judgement in tokens, for `verdict=TEXT`."""
     tie_band: float = 0.02
-    """For `verdict=CHOICES`: a probability within 0.5 +- this is a tie."""
+    """For `verdict=choices`: a probability within 0.5 +- this is a tie."""
 
     def __post_init__(self) -> None:
         self.reference_pin = pin(self.reference, self.reference_pin)

@@ -38,12 +38,12 @@ class LengthControlled:
 
 
 def calibration(config: AlpacaEvalConfig, pairs: Sequence[Pair]) -> Any:
-    """The rows of df_gamed.csv as a data frame, checked to cover every question; None for `MINIMAL`.
+    """The rows of df_gamed.csv as a data frame, checked to cover every question; None for `length_controlled_minimal`.
 
     Raises:
         EvaluationError: the file cannot be had, lacks a column or does not know a question's position.
     """
-    if config.length_control is LengthControl.MINIMAL:
+    if config.length_control is LengthControl.length_controlled_minimal:
         return None
     import pandas as pd
 
@@ -51,7 +51,7 @@ def calibration(config: AlpacaEvalConfig, pairs: Sequence[Pair]) -> Any:
         path = fetch(config.calibration, config.calibration_pin)
     except EvaluationError as error:
         raise EvaluationError(
-            f"{error} as evaluation.alpaca_eval2.calibration, or set evaluation.alpaca_eval2.length_control=MINIMAL"
+            f"{error} as evaluation.alpaca_eval2.calibration, or set evaluation.alpaca_eval2.length_control=length_controlled_minimal"
         ) from error
     rows = pd.read_csv(path)
     columns = ["preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"]
@@ -60,7 +60,7 @@ def calibration(config: AlpacaEvalConfig, pairs: Sequence[Pair]) -> Any:
     if unknown := sorted({p.index for p in pairs} - set(rows["index"])):
         raise EvaluationError(
             f"{path} knows no difficulty of question {unknown[0]}: length_controlled_v1 fits only the 805 official "
-            "questions in their order. Set evaluation.alpaca_eval2.length_control=MINIMAL for others"
+            "questions in their order. Set evaluation.alpaca_eval2.length_control=length_controlled_minimal for others"
         )
     return rows[columns]
 
@@ -75,7 +75,7 @@ def length_controlled(
         delta: characters of the reference answer minus characters of the model's.
         indices: positions of the questions in the full set.
         kind: which regression.
-        gamed: from `calibration`; None for `MINIMAL`.
+        gamed: from `calibration`; None for `length_controlled_minimal`.
         seed: of the resamples behind the interval.
 
     Returns:

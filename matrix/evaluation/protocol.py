@@ -34,14 +34,14 @@ def notice(
 
     Args:
         first_preferred: percent of judgements for the answer shown first; a judge that nearly always takes the same
-            place is pointed out, unless both orders are averaged (`verdict=CHOICES`).
+            place is pointed out, unless both orders are averaged (`verdict=choices`).
     """
     if config.answers.questions == EMBEDDED:
         text = f"demo judge: {NOT_COMPARABLE}"
     else:
         reasons = departures(config, judge, pairs)
         text = f"{NOT_COMPARABLE}: {'; '.join(reasons)}" if reasons else ""
-    averaged = isinstance(config, ArenaHardConfig) and config.verdict is Verdict.CHOICES
+    averaged = isinstance(config, ArenaHardConfig) and config.verdict is Verdict.choices
     if first_preferred is None or averaged or ONE_SIDED < first_preferred < 100 - ONE_SIDED:
         return text
     blind = f"the judge preferred the answer shown first in {first_preferred:.0f}% of its judgements, whatever it was"
@@ -64,10 +64,10 @@ def departures(config: AlpacaEvalConfig | ArenaHardConfig, judge: ModelConfig, p
             f"answers were sampled at temperature {answers.temperature}, top_p {answers.top_p}, at most "
             f"{answers.max_tokens} tokens, not {TEMPERATURES[config.name]}, 1.0 and 4096"
         )
-    if isinstance(config, AlpacaEvalConfig) and config.length_control is not LengthControl.V1:
+    if isinstance(config, AlpacaEvalConfig) and config.length_control is not LengthControl.length_controlled_v1:
         found.append(f"the length-controlled win rate is {config.length_control.value}")
     if isinstance(config, ArenaHardConfig):
-        if config.verdict is not Verdict.TEXT:
+        if config.verdict is not Verdict.text:
             found.append(f"verdict={config.verdict.value}")
         elif (config.judge_temperature, config.judge_max_tokens) != (0.0, 4096):
             found.append(

@@ -143,7 +143,7 @@ class Evaluate(Stage):
         calls = tokens_in = tokens_out = 0
         for config in self.evaluation.benchmarks():
             games = 1 if isinstance(config, AlpacaEvalConfig) else GAMES
-            text = isinstance(config, ArenaHardConfig) and config.verdict is Verdict.TEXT
+            text = isinstance(config, ArenaHardConfig) and config.verdict is Verdict.text
             asked = games * _count(config)
             calls += asked
             tokens_in += asked * (JUDGE_PROMPT_TOKENS + 2 * min(config.answers.max_tokens, ANSWER_TOKENS))

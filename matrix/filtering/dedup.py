@@ -20,17 +20,17 @@ PERMUTATION_SEED = 42
 class Part(StrEnum):
     """Which text of a row has to be new."""
 
-    INSTRUCTION = "instruction"
-    RESPONSE = "response"
-    ROW = "row"
+    instruction = "instruction"
+    response = "response"
+    row = "row"
 
 
 class Method(StrEnum):
     """How two texts are compared."""
 
-    EXACT = "exact"
+    exact = "exact"
     """The same but for case, white space and Unicode form."""
-    MINHASH = "minhash"
+    minhash = "minhash"
     """Nearly the same word n-grams."""
 
 
@@ -42,9 +42,9 @@ class DedupConfig(FilterConfig):
     MinHash only proposes candidates; the similarity that decides is the true Jaccard similarity of the n-gram sets.
     """
 
-    method: Method = Method.MINHASH
+    method: Method = Method.minhash
     """How texts are compared; the three knobs below belong to `minhash`."""
-    part: Part = Part.INSTRUCTION
+    part: Part = Part.instruction
     """Text that is compared."""
     threshold: float = 0.7
     """Jaccard similarity (0..1) from which on a row is a repetition. data-juicer: 0.7; datatrove: about 0.72."""
@@ -63,7 +63,7 @@ class DedupConfig(FilterConfig):
 
     def build(self) -> RowFilter:
         """The filter of this method."""
-        return ExactDedup(self) if self.method is Method.EXACT else MinHashDedup(self)
+        return ExactDedup(self) if self.method is Method.exact else MinHashDedup(self)
 
 
 class ExactDedup:
@@ -113,8 +113,8 @@ class MinHashDedup:
 
 def text_of(row: TrainingRow, part: Part) -> str:
     """The text that `part` stands for."""
-    texts = [] if part is Part.RESPONSE else [instruction(row)]
-    return "\n".join(texts if part is Part.INSTRUCTION else [*texts, *responses(row)])
+    texts = [] if part is Part.response else [instruction(row)]
+    return "\n".join(texts if part is Part.instruction else [*texts, *responses(row)])
 
 
 def normalised(text: str) -> str:

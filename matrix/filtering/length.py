@@ -12,8 +12,8 @@ from matrix.filtering.base import FilterConfig, Rejection, TrainingRow, instruct
 class LengthUnit(StrEnum):
     """What lengths are counted in; words are runs between white space, so prefer characters for Chinese or Japanese."""
 
-    CHARACTERS = "characters"
-    WORDS = "words"
+    characters = "characters"
+    words = "words"
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class LengthConfig(FilterConfig):
     (RIP, arXiv 2501.18578).
     """
 
-    unit: LengthUnit = LengthUnit.CHARACTERS
+    unit: LengthUnit = LengthUnit.characters
     """Unit of all four bounds."""
     min_instruction: int = 10
     """Least length of the user turns together."""
@@ -64,7 +64,7 @@ class LengthFilter:
         texts += [("response", text, c.min_response, c.max_response) for text in responses(row)]
         for name, text, low, high in texts:
             stripped = text.strip()
-            length = len(stripped.split()) if c.unit is LengthUnit.WORDS else len(stripped)
+            length = len(stripped.split()) if c.unit is LengthUnit.words else len(stripped)
             if not low <= length <= high:
                 return Rejection(f"{name} too {'short' if length < low else 'long'}", f"{length} {c.unit}")
         return None

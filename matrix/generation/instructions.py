@@ -22,15 +22,15 @@ from matrix.stage import Result
 class Kind(StrEnum):
     """Instruction types: `simple` is Type 1 (MATRIX-Gen-SFT), `complex` is Type 2 (paper table 10)."""
 
-    SIMPLE = "simple"
-    COMPLEX = "complex"
+    simple = "simple"
+    complex = "complex"
 
 
 @dataclass(kw_only=True)
 class GeneratorConfig:
     """How many instructions of which kind are made of a society's scenarios."""
 
-    kind: Kind = Kind.SIMPLE
+    kind: Kind = Kind.simple
     num_rows: int = 10_000
     """Rows wanted (paper section 4.1: 10K for every data set)."""
     requirement: str = "questions and tasks that people bring to an AI assistant in daily life and work"

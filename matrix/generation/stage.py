@@ -72,7 +72,7 @@ class Generate(Stage):
 class PreferenceConfig:
     """Preference pairs: chosen by the aligned LLM, rejected by the SFT model just trained (paper section 4.1)."""
 
-    generator: GeneratorConfig = field(default_factory=lambda: GeneratorConfig(kind=Kind.COMPLEX))
+    generator: GeneratorConfig = field(default_factory=lambda: GeneratorConfig(kind=Kind.complex))
     """Where the prompts come from; `generator.response` samples the chosen answer."""
     rejected: Decoding = field(default_factory=lambda: Decoding(temperature=0.7, max_tokens=2048))
     """Sampling of the SFT model (paper: not stated)."""

@@ -14,16 +14,16 @@ from matrix.engines.embedder import Vectors
 class Grouping(StrEnum):
     """`homophily` is the paper's; `random` has the same sizes with shuffled members; `single` is one group of all."""
 
-    HOMOPHILY = "homophily"
-    RANDOM = "random"
-    SINGLE = "single"
+    homophily = "homophily"
+    random = "random"
+    single = "single"
 
 
 @dataclass(kw_only=True)
 class GroupingConfig:
     """How agents form groups."""
 
-    kind: Grouping = Grouping.HOMOPHILY
+    kind: Grouping = Grouping.homophily
     num_groups: int = 200
     """K (paper section 3.2: 200)."""
     min_size: int = 1
@@ -40,7 +40,7 @@ class GroupingConfig:
     def check(self, num_agents: int) -> None:
         """Raise ValueError when `num_agents` agents cannot form such groups."""
         low, high = self.num_groups * self.min_size, self.num_groups * self.max_size
-        if self.kind is not Grouping.SINGLE and not low <= num_agents <= high:
+        if self.kind is not Grouping.single and not low <= num_agents <= high:
             groups = min(math.ceil(num_agents / min(5, self.max_size)), num_agents // self.min_size)
             raise ValueError(
                 f"{self.num_groups} groups of {self.min_size} to {self.max_size} hold {low} to {high} agents, not "
@@ -55,14 +55,14 @@ def assign_groups(vectors: Vectors, config: GroupingConfig, seed: int) -> list[i
         vectors: unit vectors, shape (agents, dimension).
     """
     config.check(len(vectors))
-    if config.kind is Grouping.SINGLE:
+    if config.kind is Grouping.single:
         return [0] * len(vectors)
     from k_means_constrained import KMeansConstrained
 
     clusters = KMeansConstrained(
         n_clusters=config.num_groups, size_min=config.min_size, size_max=config.max_size, random_state=seed, n_init=4
     ).fit_predict(vectors.astype(np.float64))
-    if config.kind is Grouping.RANDOM:
+    if config.kind is Grouping.random:
         clusters = np.random.default_rng(seed).permutation(clusters)
     numbers: dict[int, int] = {}
     return [numbers.setdefault(int(cluster), len(numbers)) for cluster in clusters]

@@ -23,9 +23,9 @@ class Communication(StrEnum):
     and not volume. `none`: nobody, and the modulator is not asked.
     """
 
-    STRUCTURED = "structured"
-    RANDOM = "random"
-    NONE = "none"
+    structured = "structured"
+    random = "random"
+    none = "none"
 
 
 @dataclass

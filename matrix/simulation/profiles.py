@@ -27,8 +27,8 @@ SUFFIXES = (".jsonl", ".csv")
 class BadRow(StrEnum):
     """What to do with a row that is not a profile."""
 
-    FAIL = "fail"
-    SKIP = "skip"
+    fail = "fail"
+    skip = "skip"
     """Log what is wrong with it and go on."""
 
 
@@ -52,7 +52,7 @@ class ProfilesConfig:
     """Our field -> the source's column, where they differ, e.g. {posts: tweets}."""
     separator: str = "|"
     """What stands between two posts in one text cell; a cell that holds a JSON list needs none."""
-    on_bad_row: BadRow = BadRow.FAIL
+    on_bad_row: BadRow = BadRow.fail
     """Stop at the first row that is not a profile, or leave such rows out."""
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ def _good(config: ProfilesConfig, rows: Iterator[tuple[str, dict[str, Any] | Row
             if profile.id in seen:
                 raise RowError(f"{place}: field id: {profile.id!r} is taken by {seen[profile.id]}; ids must differ")
         except RowError as error:
-            if config.on_bad_row is BadRow.FAIL:
+            if config.on_bad_row is BadRow.fail:
                 raise RowError(f"{error}. Mend the row, or leave such rows out with profiles.on_bad_row=skip") from None
             log.warning("left out: %s", error)
             continue

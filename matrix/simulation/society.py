@@ -29,8 +29,8 @@ from matrix.simulation.profiles import ProfilesConfig
 class Closes(StrEnum):
     """When a scenario ends; the paper has both (section 3.3 and appendix B.3, which agree for groups of three)."""
 
-    STEPS = "steps"
-    EVERYONE = "everyone"
+    steps = "steps"
+    everyone = "everyone"
 
 
 @dataclass(kw_only=True)
@@ -41,10 +41,10 @@ class SimulatorConfig:
     """N (paper section 3.1: 1000)."""
     profiles: ProfilesConfig = field(default_factory=ProfilesConfig)
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
-    communication: Communication = Communication.STRUCTURED
+    communication: Communication = Communication.structured
     num_scenarios: int = 10000
-    """Scenarios wanted from the whole society (paper figure 4b: 100 to 10,000); fewer when all goals are reached before."""
-    scenario_closes: Closes = Closes.STEPS
+    """Scenarios wanted from the whole society (paper figure 4b: 100 to 10,000); fewer if all goals are reached before."""
+    scenario_closes: Closes = Closes.steps
     steps_per_scenario: int = 3
     """Actions of a scenario with `scenario_closes=steps` (paper appendix B.3: 3)."""
     plan_steps: int = 8
@@ -79,13 +79,13 @@ class SimulatorConfig:
     @property
     def group_size(self) -> float:
         """Mean number of agents in a group."""
-        single = self.grouping.kind is Grouping.SINGLE
+        single = self.grouping.kind is Grouping.single
         return self.num_agents if single else self.num_agents / self.grouping.num_groups
 
     @property
     def scenario_size(self) -> float:
         """Mean number of actions in a scenario, while nobody has reached the goal."""
-        return self.steps_per_scenario if self.scenario_closes is Closes.STEPS else self.group_size
+        return self.steps_per_scenario if self.scenario_closes is Closes.steps else self.group_size
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Society:
         scenario = f"g{modulator.group:03}-s{index:02}"
         seed = derive_seed(self.seed, scenario)
         order = sorted(modulator.members, key=lambda life: derive_seed(seed, "order", life.id))
-        by_steps = self.config.scenario_closes is Closes.STEPS
+        by_steps = self.config.scenario_closes is Closes.steps
         actions: list[Action] = []
         for life in cycle(order) if by_steps else order:
             if by_steps and (len(actions) == self.config.steps_per_scenario or all(other.done for other in order)):
@@ -190,9 +190,9 @@ class Society:
             life.memory.add(entry)
         aware: list[Life] = []
         reason, parsed = "", True
-        if c.communication is not Communication.NONE:
+        if c.communication is not Communication.none:
             aware, reason, parsed = await modulator.route(self.asker, action, life, text, seed, c.routing)
-        if c.communication is Communication.RANDOM:
+        if c.communication is Communication.random:
             others = [i for i, other in enumerate(self.lives) if other.group == life.group and other is not life]
             aware = [self.lives[i] for i in at_random(len(aware), others, derive_seed(seed, "random"))]
         for member in aware:
@@ -207,7 +207,7 @@ class Society:
     async def _exchange(self, news: list[Action]) -> None:
         """Pass the actions of the closed scenarios on to other groups; they act on them in their next scenario."""
         c = self.config
-        if c.communication is Communication.NONE or not c.share_candidates or len(self.modulators) == 1:
+        if c.communication is Communication.none or not c.share_candidates or len(self.modulators) == 1:
             return
         vectors = self.embedder.embed([action.text for action in news])
 
@@ -216,7 +216,7 @@ class Society:
             candidates = shortlist(self.modulators, action.group, vectors[position], c.share_candidates)
             chosen, parsed = await own.share(self.asker, action.id, action.text, candidates, seed, c.routing)
             groups = sorted(m.group for m in chosen)
-            if c.communication is Communication.RANDOM:
+            if c.communication is Communication.random:
                 others = [m.group for m in self.modulators if m.group != action.group]
                 groups = at_random(len(groups), others, derive_seed(seed, "random"))
             return msgspec.structs.replace(

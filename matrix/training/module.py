@@ -23,9 +23,9 @@ def rate(step: int, total: int, config: TrainConfig) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(total - warmup, 1)
-    if config.schedule is Schedule.COSINE:
+    if config.schedule is Schedule.cosine:
         return 0.5 * (1 + math.cos(math.pi * done))
-    return 1 - done if config.schedule is Schedule.LINEAR else 1.0
+    return 1 - done if config.schedule is Schedule.linear else 1.0
 
 
 class Trained(LightningModule):

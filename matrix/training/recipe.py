@@ -18,9 +18,9 @@ class TrainingError(RuntimeError):
 class Schedule(StrEnum):
     """Course of the learning rate after the warm-up."""
 
-    COSINE = "cosine"
-    LINEAR = "linear"
-    CONSTANT = "constant"
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
 
 
 class Precision(StrEnum):
@@ -30,20 +30,20 @@ class Precision(StrEnum):
     in bf16 than in fp32. The summary of a run says what was taken.
     """
 
-    AUTO = "auto"
-    BF16 = "bf16"
-    FP32 = "fp32"
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
 
 
 class Strategy(StrEnum):
     """How processes share the work; `auto` is `single` on one device and `ddp` on several."""
 
-    AUTO = "auto"
-    SINGLE = "single"
-    DDP = "ddp"
-    ZERO1 = "zero1"
-    ZERO2 = "zero2"
-    ZERO3 = "zero3"
+    auto = "auto"
+    single = "single"
+    ddp = "ddp"
+    zero1 = "zero1"
+    zero2 = "zero2"
+    zero3 = "zero3"
 
     @property
     def zero_stage(self) -> int:
@@ -54,9 +54,9 @@ class Strategy(StrEnum):
 class ExportType(StrEnum):
     """Type of the weights in the exported `hf/` folder; fp32 keeps small updates that bf16 would round away."""
 
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,7 @@ class TrainConfig:
     """Passes over the rows (paper Table 9)."""
     learning_rate: float = 2e-5
     """Peak learning rate (paper Table 9)."""
-    schedule: Schedule = Schedule.COSINE
+    schedule: Schedule = Schedule.cosine
     """Course after the warm-up (paper Table 9)."""
     warmup_ratio: float = 0.03
     """Share of the optimizer steps with a linearly rising rate. The paper is silent; its predecessor's
@@ -82,16 +82,16 @@ class TrainConfig:
     """AdamW betas; the paper is silent, these are PyTorch's and FastChat's."""
     gradient_clip: float = 1.0
     """Largest gradient norm; 0 does not clip. The paper is silent, 1.0 is FastChat's default."""
-    precision: Precision = Precision.AUTO
+    precision: Precision = Precision.auto
     """The paper is silent; its predecessor trained in bf16."""
     max_rows: int | None = None
     """Train on at most this many rows, drawn with the stage's seed; null takes all."""
-    export_type: ExportType = ExportType.BFLOAT16
+    export_type: ExportType = ExportType.bfloat16
     """Type of the exported weights."""
     export_gguf: bool = False
     """Also write `model.gguf` (F16), which engines without a GPU serve."""
 
-    strategy: Strategy = field(default=Strategy.AUTO, metadata=HOW)
+    strategy: Strategy = field(default=Strategy.auto, metadata=HOW)
     """Table 9 trained with DeepSpeed ZeRO stage 2 (`zero2`)."""
     micro_batch_size: int = field(default=1, metadata=HOW)
     """Rows that a device computes at once (paper Table 9: 1); gradients accumulate up to `batch_size`."""
@@ -122,7 +122,7 @@ class TrainConfig:
             raise ValueError(f"betas are two numbers, e.g. [0.9, 0.999], not {self.betas}")
         if self.max_rows is not None and self.max_rows < 1:
             raise ValueError(f"max_rows must be at least 1 or null, not {self.max_rows}")
-        if self.strategy is Strategy.SINGLE and self.devices * self.num_nodes > 1:
+        if self.strategy is Strategy.single and self.devices * self.num_nodes > 1:
             raise ValueError("strategy=single uses one device; set devices=1 or strategy=ddp, zero1, zero2 or zero3")
         if self.num_nodes > 1 and not self.launcher:
             raise ValueError("num_nodes > 1 needs a launcher that starts every rank, e.g. launcher=[srun]")

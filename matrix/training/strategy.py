@@ -18,7 +18,7 @@ def trainer_strategy(config: TrainConfig, bf16: bool) -> Any:
     if config.strategy.zero_stage:
         kind = DeepSpeedStrategy if torch.cuda.is_available() else HostDeepSpeed
         return kind(config=deepspeed_config(config, bf16))
-    return "ddp" if several or config.strategy is Strategy.DDP else "auto"
+    return "ddp" if several or config.strategy is Strategy.ddp else "auto"
 
 
 def deepspeed_config(config: TrainConfig, bf16: bool) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def deepspeed_config(config: TrainConfig, bf16: bool) -> dict[str, Any]:
 
 def computes_bf16(precision: Precision) -> bool:
     """Whether to train in bf16; `auto` asks the device."""
-    if precision is not Precision.AUTO:
-        return precision is Precision.BF16
+    if precision is not Precision.auto:
+        return precision is Precision.bf16
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(torch.cpu.get_capabilities().get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))

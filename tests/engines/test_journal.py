@@ -101,7 +101,7 @@ from matrix.progress import Progress
 from matrix.records import Message
 
 async def main(url, journal):
-    config = ModelConfig(model="m", engine=EngineName.OPENAI, endpoints=[url], concurrency=4)
+    config = ModelConfig(model="m", engine=EngineName.openai, endpoints=[url], concurrency=4)
     async with open_model(config, Path(journal), Progress("t", 100)) as model:
         await asyncio.gather(*(
             model.chat([Message(role="user", content=f"call {i}")], Sampling(seed=i)) for i in range(100)
@@ -122,7 +122,7 @@ async def test_kill_9_loses_only_calls_in_flight(tmp_path: Path, server: ChatSer
     sent = len(server.bodies)
     assert sent < 100
 
-    config = ModelConfig(model="m", engine=EngineName.OPENAI, endpoints=[server.url], concurrency=4)
+    config = ModelConfig(model="m", engine=EngineName.openai, endpoints=[server.url], concurrency=4)
     progress = Progress("t", 100)
     async with open_model(config, path, progress) as model:
         answers = await asyncio.gather(*(model.chat(ask(f"call {i}"), Sampling(seed=i)) for i in range(100)))

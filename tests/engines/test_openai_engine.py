@@ -23,7 +23,7 @@ async def engine(server: ChatServer, monkeypatch: pytest.MonkeyPatch):
     def make(*urls: str, **fields: Any) -> OpenAIEngine:
         endpoints = list(urls) or [server.url]
         config = ModelConfig(
-            model="m", engine=EngineName.OPENAI, endpoints=endpoints, api_key_env="SECRET_KEY", **fields
+            model="m", engine=EngineName.openai, endpoints=endpoints, api_key_env="SECRET_KEY", **fields
         )
         opened.append(OpenAIEngine(config, Usage()))
         return opened[-1]

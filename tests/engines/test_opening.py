@@ -13,14 +13,14 @@ from matrix.progress import Progress
 
 
 def config(server: ChatServer, **fields: object) -> ModelConfig:
-    return ModelConfig(model="m", engine=EngineName.OPENAI, endpoints=[server.url], **fields)  # type: ignore[arg-type]
+    return ModelConfig(model="m", engine=EngineName.openai, endpoints=[server.url], **fields)  # type: ignore[arg-type]
 
 
 async def test_replay_needs_no_engine(tmp_path: Path, server: ChatServer) -> None:
     first, second = Progress("t", 1), Progress("t", 1)
     async with open_model(config(server), tmp_path / "j", first) as model:
         answer = await model.chat(ask("hello"), Sampling(seed=1))
-    gone = ModelConfig(model="m", engine=EngineName.SCRIPTED)  # there is no script: opening it would fail
+    gone = ModelConfig(model="m", engine=EngineName.scripted)  # there is no script: opening it would fail
     async with open_model(gone, tmp_path / "j", second) as model:
         assert await model.chat(ask("hello"), Sampling(seed=1)) == answer
         with pytest.raises(EngineError, match="no file m"):
@@ -113,8 +113,8 @@ async def test_the_given_name_is_what_the_journal_says(tmp_path: Path, server: C
 
 
 def test_auto_is_openvino_without_cuda() -> None:
-    assert choose_engine(ModelConfig(model="some/model.gguf")) is EngineName.OPENVINO
+    assert choose_engine(ModelConfig(model="some/model.gguf")) is EngineName.openvino
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
-        assert choose_engine(ModelConfig(model="some/model")) is EngineName.OPENVINO
-    assert choose_engine(ModelConfig(model="some/model", engine=EngineName.VLLM)) is EngineName.VLLM
+        assert choose_engine(ModelConfig(model="some/model")) is EngineName.openvino
+    assert choose_engine(ModelConfig(model="some/model", engine=EngineName.vllm)) is EngineName.vllm

@@ -12,7 +12,7 @@ from matrix.engines.scripted import ScriptedEngine
 
 def engine(path: Path, text: str, **fields: int) -> ScriptedEngine:
     path.write_text(text)
-    return ScriptedEngine(ModelConfig(model=str(path), engine=EngineName.SCRIPTED, **fields))
+    return ScriptedEngine(ModelConfig(model=str(path), engine=EngineName.scripted, **fields))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from matrix.engines.base import EngineError, EngineName, ModelConfig
 from matrix.engines.vllm import engine_arguments
 
 CONFIG = ModelConfig(
-    model="org/model", revision="r1", engine=EngineName.VLLM, max_context=4096, concurrency=32, tensor_parallel_size=2
+    model="org/model", revision="r1", engine=EngineName.vllm, max_context=4096, concurrency=32, tensor_parallel_size=2
 )
 
 KNOWN = {

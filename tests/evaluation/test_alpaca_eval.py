@@ -35,7 +35,7 @@ def pair(index, instruction, model, reference, generator="model"):
 
 def config(**changes):
     return AlpacaEvalConfig(
-        answers=AnsweringConfig(temperature=0.7), **{"length_control": LengthControl.MINIMAL, **changes}
+        answers=AnsweringConfig(temperature=0.7), **{"length_control": LengthControl.length_controlled_minimal, **changes}
     )
 
 
@@ -73,7 +73,7 @@ def real(request, reference_data):
     rows = reference_data.json(f"alpaca_eval/annotations_{request.param}")
     pairs = [pair(i, r["instruction"], r["output_2"], r["output_1"], request.param) for i, r in enumerate(rows)]
     calibration = str(reference_data.root / "alpaca_eval" / "df_gamed_reconstructed.csv")
-    comparison = AlpacaEval(config(length_control=LengthControl.V1, calibration=calibration), pairs, rounds=1000)
+    comparison = AlpacaEval(config(length_control=LengthControl.length_controlled_v1, calibration=calibration), pairs, rounds=1000)
     model = Stored({r["instruction"]: top(r) for r in rows if r["raw_completion"]})
     with (reference_data.root / "alpaca_eval" / "leaderboard_published.csv").open(newline="") as file:
         published = next(row for row in csv.DictReader(file) if row[""] == request.param)
@@ -106,7 +106,7 @@ def test_subset_keeps_its_difficulties(reference_data):
     """A subset in another order is scored with each question's own difficulty, not with that of its row number."""
     rows = reference_data.json("alpaca_eval/annotations_claude-2")
     calibration = str(reference_data.root / "alpaca_eval" / "df_gamed_reconstructed.csv")
-    official = config(length_control=LengthControl.V1, calibration=calibration)
+    official = config(length_control=LengthControl.length_controlled_v1, calibration=calibration)
     pairs = [pair(i, r["instruction"], r["output_2"], r["output_1"]) for i, r in enumerate(rows)][::4]
     model = Stored({r["instruction"]: top(r) for r in rows if r["raw_completion"]})
     found = []

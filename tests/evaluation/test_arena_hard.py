@@ -168,7 +168,7 @@ def test_failed_calls_stop_the_stage_beyond_what_is_allowed():
 def test_choices_cancel_a_liking_for_the_first_answer():
     """In both games A is likelier, but less so when A is the reference: the model wins both."""
     model = Speaker({"A": math.log(0.6), "B": math.log(0.4)}, {"A": math.log(0.9), "B": math.log(0.1)})
-    comparison = ArenaHard(config(verdict=Verdict.CHOICES), [pair()], rounds=10)
+    comparison = ArenaHard(config(verdict=Verdict.choices), [pair()], rounds=10)
     judgements = judge_all(comparison, model)
     assert [(j.verdict, j.preference) for j in judgements] == [("B>A", 1.0), ("A>B", 1.0)]
     assert comparison.scores(judgements, 0)["metrics"]["first_preferred"] == 100
@@ -182,7 +182,7 @@ def test_choices_within_the_band_are_a_tie_and_half_a_pair_is_none():
 
 def test_choices_need_log_probabilities():
     with pytest.raises(EngineError, match="verdict=CHOICES needs"):
-        judge_all(ArenaHard(config(verdict=Verdict.CHOICES), [pair()], rounds=10), Speaker("A", "A"))
+        judge_all(ArenaHard(config(verdict=Verdict.choices), [pair()], rounds=10), Speaker("A", "A"))
 
 
 def test_leaderboard_row_agrees_with_the_published_table(reference_data):

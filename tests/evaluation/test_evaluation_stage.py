@@ -84,7 +84,7 @@ def server():
 
 def served(server, **changes):
     return ModelConfig(
-        **{"model": "tester", "engine": EngineName.OPENAI, "endpoints": [server.url], "retries": 0, "concurrency": 1}
+        **{"model": "tester", "engine": EngineName.openai, "endpoints": [server.url], "retries": 0, "concurrency": 1}
         | changes
     )
 
@@ -93,9 +93,9 @@ def answering(**changes):
     return AnsweringConfig(**{"temperature": 0.0, "max_tokens": 32, "max_questions": QUESTIONS} | changes)
 
 
-def demo(verdict=Verdict.CHOICES, **changes):
+def demo(verdict=Verdict.choices, **changes):
     return EvaluationConfig(
-        alpaca_eval2=AlpacaEvalConfig(answers=answering(), length_control=LengthControl.MINIMAL),
+        alpaca_eval2=AlpacaEvalConfig(answers=answering(), length_control=LengthControl.length_controlled_minimal),
         arena_hard=ArenaHardConfig(answers=answering(), verdict=verdict),
         **{"bootstrap_rounds": 50} | changes,
     )
@@ -165,7 +165,7 @@ def test_answers_do_not_depend_on_judging(tmp_path, server):
     checkpoint = stored(tmp_path, "tuned")
     keys = {
         Answer(evaluation=config, model=served(server), checkpoint=checkpoint, seed=1).key()
-        for config in (demo(), demo(Verdict.TEXT), demo(bootstrap_rounds=7))
+        for config in (demo(), demo(Verdict.text), demo(bootstrap_rounds=7))
     }
     assert len(keys) == 1
     longer = dataclasses.replace(demo(), arena_hard=ArenaHardConfig(answers=answering(max_tokens=33)))
@@ -195,7 +195,7 @@ def test_evaluation_end_to_end(tmp_path, server, answered, verdict):
         assert (benchmark["model"], benchmark["reference"]) == (answered[0].name, answered[1].name)
         assert benchmark["judge"] == "tester"
         assert benchmark["metrics"]["distinct_outputs"] == QUESTIONS
-    if verdict is Verdict.TEXT:  # always the first answer: each side wins once
+    if verdict is Verdict.text:  # always the first answer: each side wins once
         assert (arena["metrics"]["score"], arena["metrics"]["first_preferred"]) == (50.0, 100.0)
 
 
@@ -256,7 +256,7 @@ def test_everything_is_checked_before_the_first_call(tmp_path, server, answered)
     with pytest.raises(EvaluationError, match="does not answer the 7 questions"):
         evaluate(server, answered, longer).run(work)
     official = demo()
-    official.alpaca_eval2.length_control = LengthControl.V1
+    official.alpaca_eval2.length_control = LengthControl.length_controlled_v1
     gamed = tmp_path / "df_gamed.csv"
     gamed.write_text("preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline\n")
     official.alpaca_eval2.calibration = str(gamed)
@@ -273,7 +273,7 @@ def test_reference_file_needs_no_base(tmp_path, server, answered):
     outputs.write_text(json.dumps(content[::-1]))
     config = demo()
     config = EvaluationConfig(
-        alpaca_eval2=AlpacaEvalConfig(answers=answering(), reference=str(outputs), length_control=LengthControl.MINIMAL)
+        alpaca_eval2=AlpacaEvalConfig(answers=answering(), reference=str(outputs), length_control=LengthControl.length_controlled_minimal)
     )
     assert not config.needs_base()
     work = tmp_path / "work"

@@ -33,7 +33,7 @@ def test_equals_the_package_on_the_official_set(reference_data, monkeypatch):
     delta = np.array([len(r["output_1"]) - len(r["output_2"]) for r in rows], float)
     gamed = calibration(config(path), [at(i) for i in range(len(rows))])
     preferences = np.array([r["preference"] - 1 for r in rows])
-    ours = length_controlled(preferences, delta, range(len(rows)), LengthControl.V1, gamed, 0)
+    ours = length_controlled(preferences, delta, range(len(rows)), LengthControl.length_controlled_v1, gamed, 0)
     assert ours.win_rate == pytest.approx(theirs["length_controlled_winrate"], abs=1e-9)
     assert ours.standard_error == pytest.approx(theirs["lc_standard_error"], abs=1e-9)
 
@@ -43,7 +43,7 @@ def test_minimal_takes_the_length_out():
     rng = np.random.default_rng(0)
     delta = rng.normal(-300, 400, size=400)
     preferences = 1 / (1 + np.exp(2 * np.tanh(delta / delta.std(ddof=1))))
-    found = length_controlled(preferences, delta, range(400), LengthControl.MINIMAL, None, 0)
+    found = length_controlled(preferences, delta, range(400), LengthControl.length_controlled_minimal, None, 0)
     assert preferences.mean() > 0.6
     assert found.win_rate == pytest.approx(50, abs=1)
     assert found.interval[0] <= found.win_rate <= found.interval[1]
@@ -55,13 +55,13 @@ def test_minimal_takes_the_length_out():
 )
 def test_too_little_to_fit_is_none(preferences, delta):
     arrays = np.array(preferences), np.array(delta, float)
-    assert length_controlled(*arrays, range(len(delta)), LengthControl.MINIMAL, None, 0) is None
+    assert length_controlled(*arrays, range(len(delta)), LengthControl.length_controlled_minimal, None, 0) is None
 
 
 def test_fits_the_demo_sized_set_alike_every_time():
     rng = np.random.default_rng(1)
     preferences, delta = 0.4 + 0.6 * rng.random(24), rng.normal(0, 100, 24)
-    found = [length_controlled(preferences, delta, range(24), LengthControl.MINIMAL, None, 3) for _ in range(2)]
+    found = [length_controlled(preferences, delta, range(24), LengthControl.length_controlled_minimal, None, 3) for _ in range(2)]
     assert found[0] == found[1]
     assert 60 < found[0].win_rate < 80
 
@@ -69,7 +69,7 @@ def test_fits_the_demo_sized_set_alike_every_time():
 def test_noise_that_the_penalty_takes_to_zero_is_none_and_not_fifty():
     rng = np.random.default_rng(0)
     found = length_controlled(
-        0.45 + 0.1 * rng.random(24), rng.normal(0, 100, 24), range(24), LengthControl.MINIMAL, None, 0
+        0.45 + 0.1 * rng.random(24), rng.normal(0, 100, 24), range(24), LengthControl.length_controlled_minimal, None, 0
     )
     assert found is None
 

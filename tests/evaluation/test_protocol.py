@@ -54,5 +54,5 @@ def test_judge_that_looks_at_the_place_only_is_pointed_out():
     plain = "demo judge: not comparable with published numbers"
     assert notice(config, judge, [], 50.0) == plain
     assert notice(config, judge, [], 97.0).removeprefix(plain).startswith("; the judge preferred the answer")
-    config.verdict = Verdict.CHOICES
+    config.verdict = Verdict.choices
     assert notice(config, judge, [], 97.0) == plain

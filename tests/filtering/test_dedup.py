@@ -22,7 +22,7 @@ def rows(*texts: str) -> list[Conversation]:
 
 def test_exact_keeps_the_first_and_names_it():
     verdicts = (
-        DedupConfig(method=Method.EXACT)
+        DedupConfig(method=Method.exact)
         .build()
         .judge(rows("Plan a menu", "plan\n a  MENU", "Plan a menu!", "Plan a menu"))
     )
@@ -32,20 +32,20 @@ def test_exact_keeps_the_first_and_names_it():
 def test_part_says_what_has_to_be_new():
     both = [ask(0, "Plan a menu", "Soup."), ask(1, "Plan a menu", "Salad."), ask(2, "Plan a day", "Soup.")]
     dropped = {
-        part: [bool(v) for v in DedupConfig(method=Method.EXACT, part=part).build().judge(both)] for part in Part
+        part: [bool(v) for v in DedupConfig(method=Method.exact, part=part).build().judge(both)] for part in Part
     }
     assert dropped == {
-        Part.INSTRUCTION: [False, True, False],
-        Part.RESPONSE: [False, False, True],
-        Part.ROW: [False, False, False],
+        Part.instruction: [False, True, False],
+        Part.response: [False, False, True],
+        Part.row: [False, False, False],
     }
 
 
 def test_pairs_are_compared_too():
     prompt = [Message(role="user", content="Plan a menu")]
     pairs = [PreferencePair(id=i, prompt=prompt, chosen="yes", rejected=i, origin=ORIGIN) for i in ("p", "q")]
-    assert DedupConfig(method=Method.EXACT).build().judge(pairs) == [None, ("exact duplicate", "p")]
-    assert DedupConfig(method=Method.EXACT, part=Part.ROW).build().judge(pairs) == [None, None]
+    assert DedupConfig(method=Method.exact).build().judge(pairs) == [None, ("exact duplicate", "p")]
+    assert DedupConfig(method=Method.exact, part=Part.row).build().judge(pairs) == [None, None]
 
 
 def test_near_duplicates_go_and_different_questions_stay():
@@ -87,7 +87,7 @@ def test_every_verdict_agrees_with_brute_force():
 @given(st.lists(st.text(alphabet="abc .!", max_size=12), max_size=12))
 def test_kept_rows_do_not_repeat_each_other_and_drops_point_at_kept_rows(texts):
     sample = rows(*texts)
-    for config in (DedupConfig(method=Method.EXACT), DedupConfig(num_perm=32)):
+    for config in (DedupConfig(method=Method.exact), DedupConfig(num_perm=32)):
         verdicts = config.build().judge(sample)
         kept = {row.id for row, verdict in zip(sample, verdicts, strict=True) if verdict is None}
         assert all(verdict.value in kept for verdict in verdicts if verdict)

@@ -43,7 +43,7 @@ def conversations(texts=TEXTS) -> list[Conversation]:
 
 
 def chain():
-    return {"length": LengthConfig(), "language": LanguageConfig(), "dedup": DedupConfig(method=Method.EXACT)}
+    return {"length": LengthConfig(), "language": LanguageConfig(), "dedup": DedupConfig(method=Method.exact)}
 
 
 def run(stage: Filter, work):
@@ -122,9 +122,9 @@ def test_key_depends_on_order_and_names_and_knobs(tmp_path):
     keys = [
         Filter(seed=0, filters=filters, rows=source).key()
         for filters in (
-            {"length": LengthConfig(), "dedup": DedupConfig(method=Method.EXACT)},
-            {"dedup": DedupConfig(method=Method.EXACT), "length": LengthConfig()},
-            {"length": LengthConfig(min_response=11), "dedup": DedupConfig(method=Method.EXACT)},
+            {"length": LengthConfig(), "dedup": DedupConfig(method=Method.exact)},
+            {"dedup": DedupConfig(method=Method.exact), "length": LengthConfig()},
+            {"length": LengthConfig(min_response=11), "dedup": DedupConfig(method=Method.exact)},
             {"length": LengthConfig(), "dedup": DedupConfig()},
         )
     ]

@@ -42,7 +42,7 @@ def test_bounds_are_inclusive_and_named_in_the_reason():
 
 
 def test_words():
-    judge = LengthConfig(unit=LengthUnit.WORDS, min_instruction=2, min_response=2).build().judge
+    judge = LengthConfig(unit=LengthUnit.words, min_instruction=2, min_response=2).build().judge
     assert judge([conversation("one  two", "three\nfour")]) == [None]
     assert judge([conversation("internationalisation", "three four")]) == [("instruction too short", "1 words")]
 

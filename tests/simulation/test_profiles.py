@@ -140,7 +140,7 @@ class TestFiles:
         with pytest.raises(RowError, match=rf"people\.jsonl:2: {complaint}.*on_bad_row=skip"):
             load_profiles(ProfilesConfig(path=path), 2, seed=0)
         with caplog.at_level(logging.WARNING):
-            kept = load_profiles(ProfilesConfig(path=path, on_bad_row=BadRow.SKIP), 2, seed=0)
+            kept = load_profiles(ProfilesConfig(path=path, on_bad_row=BadRow.skip), 2, seed=0)
         assert kept == AS_PROFILES[:2]
         assert "left out" in caplog.text
 

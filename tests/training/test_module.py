@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
 ]
 
-COMMON = {"precision": Precision.FP32, "batch_size": 4, "epochs": 1, "learning_rate": 1e-2, "checkpoint_every": 0}
+COMMON = {"precision": Precision.fp32, "batch_size": 4, "epochs": 1, "learning_rate": 1e-2, "checkpoint_every": 0}
 
 
 def trained(work, base, config, examples):
@@ -104,6 +104,6 @@ def test_rate_warms_up_and_follows_its_schedule():
     assert rates[55] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0)
     assert rates[:11] == sorted(rates[:11])
-    assert rate(55, 100, SFTConfig(warmup_ratio=0.1, schedule=Schedule.LINEAR)) == pytest.approx(0.5)
-    assert rate(99, 100, SFTConfig(warmup_ratio=0.0, schedule=Schedule.CONSTANT)) == 1
+    assert rate(55, 100, SFTConfig(warmup_ratio=0.1, schedule=Schedule.linear)) == pytest.approx(0.5)
+    assert rate(99, 100, SFTConfig(warmup_ratio=0.0, schedule=Schedule.constant)) == 1
     assert rate(0, 1, SFTConfig(warmup_ratio=0.0)) == 1

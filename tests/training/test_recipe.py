@@ -9,8 +9,8 @@ def test_defaults_are_table_9():
         assert (config.epochs, config.learning_rate, config.schedule) == (2, 2e-5, "cosine")
         assert (config.micro_batch_size, config.batch_size, config.max_length, config.weight_decay) == (1, 8, 4096, 0)
     assert recipe.dpo.beta == 0.1
-    assert Strategy.ZERO2.zero_stage == 2
-    assert Strategy.DDP.zero_stage == 0
+    assert Strategy.zero2.zero_stage == 2
+    assert Strategy.ddp.zero_stage == 0
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_defaults_are_table_9():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"warmup_ratio": 100}, "share of the steps"),
         ({"betas": [0.9]}, "two numbers"),
-        ({"devices": 2, "strategy": Strategy.SINGLE}, "devices=1 or strategy=ddp"),
+        ({"devices": 2, "strategy": Strategy.single}, "devices=1 or strategy=ddp"),
         ({"num_nodes": 2}, "launcher"),
         ({"max_rows": 0}, "max_rows"),
     ],

@@ -18,10 +18,10 @@ from matrix.training.stage import Import, Train, worker_command
 
 MODEL = ModelConfig(model="tiny")
 COMMON = {
-    "precision": Precision.FP32,
+    "precision": Precision.fp32,
     "batch_size": 4,
     "learning_rate": 1e-3,
-    "export_type": ExportType.FLOAT32,
+    "export_type": ExportType.float32,
     "threads": 1,
 }
 
@@ -81,17 +81,17 @@ def test_killed_and_started_again_ends_with_the_same_bits(uninterrupted, tmp_pat
 @pytest.mark.parametrize(
     ("kind", "strategy"),
     [
-        (SFTConfig, Strategy.ZERO2),
-        pytest.param(SFTConfig, Strategy.ZERO3, marks=pytest.mark.slow),
-        pytest.param(SFTConfig, Strategy.DDP, marks=pytest.mark.slow),
-        pytest.param(DPOConfig, Strategy.ZERO2, marks=pytest.mark.slow),
-        pytest.param(DPOConfig, Strategy.ZERO3, marks=pytest.mark.slow),
+        (SFTConfig, Strategy.zero2),
+        pytest.param(SFTConfig, Strategy.zero3, marks=pytest.mark.slow),
+        pytest.param(SFTConfig, Strategy.ddp, marks=pytest.mark.slow),
+        pytest.param(DPOConfig, Strategy.zero2, marks=pytest.mark.slow),
+        pytest.param(DPOConfig, Strategy.zero3, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_as_one_does(kind, strategy, tmp_path, base, conversations, pairs):
     data = conversations if kind is SFTConfig else pairs
     losses, weights = [], []
-    for name, how in [("two", {"devices": 2, "strategy": strategy}), ("one", {"strategy": Strategy.SINGLE})]:
+    for name, how in [("two", {"devices": 2, "strategy": strategy}), ("one", {"strategy": Strategy.single})]:
         (tmp_path / name).mkdir()
         recipe = kind(epochs=2, micro_batch_size=1, **COMMON, **how)
         Train(recipe=recipe, base=base, data=data, model=MODEL, seed=5).run(tmp_path / name)
@@ -138,7 +138,7 @@ def test_identity_is_recipe_inputs_template_and_not_how(base, conversations, tmp
         return Train(recipe=recipe, base=base, data=conversations, model=model, seed=0)
 
     plain = stage(SFTConfig())
-    assert plain.key() == stage(SFTConfig(micro_batch_size=4, devices=2, strategy=Strategy.ZERO2, threads=1)).key()
+    assert plain.key() == stage(SFTConfig(micro_batch_size=4, devices=2, strategy=Strategy.zero2, threads=1)).key()
     assert plain.key() != stage(SFTConfig(batch_size=16)).key()
     assert plain.key() != stage(DPOConfig()).key()
     template = tmp_path / "mine.jinja"

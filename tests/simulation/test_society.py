@@ -1,0 +1,323 @@
+import asyncio
+from collections import Counter
+
+import msgspec
+import pytest
+from society_fakes import NOBODY, PEOPLE, FakeModel, lived, simulator, society
+
+from matrix.records import Profile
+from matrix.simulation.grouping import Grouping, GroupingConfig
+from matrix.simulation.modulator import Communication
+from matrix.simulation.society import Closes
+
+ALONE = GroupingConfig(num_groups=6, min_size=1, max_size=1)
+
+
+def rows(made):
+    """Everything that a society writes, as bytes."""
+    lives = [(life.id, life.name, life.persona, life.goal, life.plan, life.group, life.position) for life in made.lives]
+    return msgspec.json.encode([lives, made.actions, made.scenarios, made.asker.sorted_failures()])
+
+
+def births(made):
+    return [(a.id, a.name, a.description, a.posts, a.personality, a.goal, a.plan, a.origin) for a in made.lives]
+
+
+def populated(count, seed=1, people=PEOPLE):
+    made = society(simulator(num_agents=count, grouping=GroupingConfig(kind=Grouping("single"))), FakeModel(), seed)
+    asyncio.run(made.populate(people[:count]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def structured():
+    return lived(simulator(num_scenarios=10), FakeModel())
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 64])
+@pytest.mark.parametrize("shuffle", [0, 1, 2])
+def test_order_of_answers_and_concurrency_change_nothing(structured, shuffle, concurrency):
+    model = FakeModel(shuffle, concurrency)
+    again = lived(simulator(num_scenarios=10), model)
+    assert rows(again) == rows(structured)
+    order = [call[1] for call in model.calls]
+    assert (order != [call[1] for call in structured.model.calls]) == ((shuffle, concurrency) != (0, 64))
+
+
+def test_failures_are_in_the_same_order_whichever_came_first():
+    def picky(_, dice):
+        return "?" if dice.random() < 0.5 else NOBODY
+
+    made = [lived(simulator(), FakeModel(shuffle, route=picky, share=picky, act="...")) for shuffle in range(3)]
+    assert made[0].asker.failures
+    assert rows(made[0]) == rows(made[1]) == rows(made[2])
+
+
+def test_another_seed_is_another_society(structured):
+    other = lived(simulator(num_scenarios=10), FakeModel(), seed=2)
+    assert [a.text for a in other.actions] != [a.text for a in structured.actions]
+
+
+def test_adding_an_agent_changes_nobody_elses_birth():
+    assert births(populated(5)) == births(populated(6))[:5]
+    assert births(populated(6, seed=2))[:5] != births(populated(5))
+
+
+def test_changing_a_profile_changes_nobody_elses_birth():
+    others = [PEOPLE[0], Profile(id="new", name="Una Berg", description="Una is a pilot."), *PEOPLE[2:]]
+    changed, before = births(populated(6, people=others)), births(populated(6))
+    assert [one[:1] + one[2:] for i, one in enumerate(changed) if i != 1] == [
+        one[:1] + one[2:] for i, one in enumerate(before) if i != 1
+    ]  # but for the number after a role that two have
+
+
+def test_role_names_are_unique_and_groups_have_their_members(structured):
+    assert len({life.name for life in structured.lives}) == 6
+    for modulator in structured.modulators:
+        assert [life.group for life in modulator.members] == [modulator.group] * 3
+
+
+def test_rows_refer_to_rows_that_are_there(structured):
+    agents = {life.id: life for life in structured.lives}
+    actions = {action.id: action for action in structured.actions}
+    assert len(actions) == len(structured.actions)
+    assert len({scenario.id for scenario in structured.scenarios}) == len(structured.scenarios) == 10
+    assert [a for s in structured.scenarios for a in s.actions] == list(actions)
+    for scenario in structured.scenarios:
+        told = [actions[a] for a in scenario.actions]
+        assert {a.scenario for a in told} == {scenario.id}
+        assert scenario.agents == sorted({a.agent for a in told})
+        assert [a.step for a in told] == list(range(len(told)))
+        assert {agents[a.agent].group for a in told} == {scenario.group}
+    for action in actions.values():
+        assert action.agent not in action.aware
+        assert action.group not in action.shared
+        assert {agents[a].group for a in action.aware} <= {action.group}
+
+
+def test_an_index_counts_the_groups_closed_scenarios(structured):
+    for group in (0, 1):
+        indices = [scenario.index for scenario in structured.scenarios if scenario.group == group]
+        assert indices == list(range(5))
+
+
+def test_news_is_answered_and_without_news_the_plan_goes_on(structured):
+    for action in structured.actions:
+        assert (action.plan_step == -1) == bool(action.observations)
+        assert set(action.origin.templates) == {"react.jinja" if action.observations else "act.jinja", "route.jinja"}
+    for life in structured.lives:
+        worked = [a.plan_step for a in structured.actions if a.agent == life.id and not a.observations]
+        assert worked == list(range(life.next_step))
+
+
+def test_whoever_is_aware_observes_it_at_the_next_turn():
+    made = lived(simulator(num_scenarios=6, share_candidates=0), FakeModel(route="[0, 1], reason: near"))
+    for position, action in enumerate(made.actions):
+        told = f"{made.lives[int(action.agent[1:])].name}: {action.text}"
+        for agent in action.aware:
+            turns = [a for a in made.actions[position + 1 :] if a.agent == agent and a.group == action.group]
+            assert not turns or told in turns[0].observations
+
+
+def test_actions_reach_memory_and_prompts_show_it():
+    model = FakeModel(route=NOBODY, share=NOBODY)
+    made = lived(simulator(num_scenarios=6), model)
+    for life in made.lives:
+        own = [a.text for a in made.actions if a.agent == life.id]
+        assert life.memory.entries == [*life.posts, *own]
+    first = made.actions[0]
+    later = [prompt for kind, prompt, _ in model.calls if kind == "act" and first.text in prompt]
+    assert later
+
+
+def test_only_the_newest_observations_are_answered_and_the_rest_is_remembered():
+    made = lived(simulator(num_scenarios=8, max_observations=1), FakeModel(route="[0, 1], reason: near"))
+    assert max(len(a.observations) for a in made.actions) == 1
+    heard = [entry for life in made.lives for entry in life.memory.entries if ": They" in entry]
+    assert len(heard) > sum(len(a.observations) for a in made.actions)
+
+
+def test_nobody_talks_without_communication():
+    model = FakeModel()
+    made = lived(simulator(communication=Communication("none")), model)
+    assert model.count("route") == model.count("share") == model.count("react") == 0
+    assert not any(a.aware or a.shared or a.observations for a in made.actions)
+    assert not any("route.jinja" in a.origin.templates for a in made.actions)
+
+
+def test_random_sends_as_many_messages_as_the_modulators_chose():
+    reply = {"route": "[1], reason: near", "share": '{"indices": [0], "reason": "They trade."}'}
+    sizes = {"num_agents": 9, "grouping": GroupingConfig(num_groups=3, min_size=3, max_size=3), "num_scenarios": 12}
+    made = {
+        kind: lived(simulator(communication=Communication(kind), **sizes), FakeModel(**reply))
+        for kind in ("structured", "random")
+    }
+    actions = {kind: one.actions for kind, one in made.items()}
+    assert len(actions["structured"]) == len(actions["random"]) == 36
+    for kind in actions:
+        assert {len(a.aware) for a in actions[kind]} == {1}
+        assert Counter(len(a.shared) for a in actions[kind]) == {1: 27, 0: 9}  # nobody hears of the last round
+        for action in actions[kind]:
+            group = {life.id for life in made[kind].modulators[action.group].members}
+            assert set(action.aware) <= group - {action.agent}
+            assert action.group not in action.shared
+
+    def places(kind):
+        """Which of the two others was told."""
+        members = [[life.id for life in m.members] for m in made[kind].modulators]
+        return {[i for i in members[a.group] if i != a.agent].index(a.aware[0]) for a in actions[kind]}
+
+    assert places("structured") == {1}
+    assert places("random") == {0, 1}
+    assert made["structured"].model.count("route") == made["random"].model.count("route")
+
+
+@pytest.mark.parametrize("talk", [{"communication": Communication("none")}, {}], ids=["none", "structured"])
+def test_agents_stop_at_their_goal_and_the_society_ends(talk):
+    made = lived(simulator(num_scenarios=100, **talk), FakeModel(route=NOBODY, share=NOBODY))
+    for life in made.lives:
+        assert life.done
+        assert [a.plan_step for a in made.actions if a.agent == life.id] == [0, 1, 2]
+    assert len(made.scenarios) == 6  # nine actions a group, three a scenario
+
+
+def test_an_agent_at_its_goal_still_answers_news():
+    def once(prompt, _):
+        return "[0], reason: loud" if "shouted" in prompt.rpartition("Action:")[2] else NOBODY
+
+    def act(prompt, dice):
+        return "They shouted." if "of the task" in prompt else f"They slept {dice.random()} hours."
+
+    one = GroupingConfig(num_groups=1, min_size=2, max_size=2)
+    plans = iter(["1. Sit in the sun.\n2. Lie in the sun.", "\n".join(f"{i}. Think of the task." for i in range(1, 6))])
+    model = FakeModel(route=once, act=act, react="They woke up.", plan=lambda *_: next(plans))
+    made = lived(simulator(num_agents=2, grouping=one, plan_steps=5, num_scenarios=100), model)
+    first = [a.plan_step for a in made.actions if a.agent == "a0000"]
+    second = [a.plan_step for a in made.actions if a.agent == "a0001"]
+    assert second == [0, 1, 2, 3, 4]
+    assert first.count(-1) == 5
+    assert first[-1] == -1
+    assert [step for step in first if step >= 0] in ([], [0], [0, 1])
+
+
+def test_scenarios_close_after_so_many_steps():
+    made = lived(simulator(num_scenarios=5, steps_per_scenario=4), FakeModel())
+    assert [len(s.actions) for s in made.scenarios] == [4] * 5
+
+
+def test_scenarios_close_when_everyone_has_acted_once():
+    made = lived(simulator(num_scenarios=6, scenario_closes=Closes("everyone")), FakeModel())
+    for scenario in made.scenarios:
+        acted = [a.agent for a in made.actions if a.scenario == scenario.id]
+        assert sorted(acted) == scenario.agents == [m.id for m in made.modulators[scenario.group].members]
+
+
+def test_with_everyone_nobody_acts_twice_for_another_who_is_done():
+    def plan(prompt, dice):
+        return "1. Sit in the sun.\n2. Lie in the sun." if dice.random() < 0.5 else "1. Walk a mile.\n2. Run on.\n3. Rest.\n4. Go home."
+
+    quiet = FakeModel(route=NOBODY, share=NOBODY, plan=plan)
+    made = lived(simulator(num_scenarios=99, plan_steps=4, scenario_closes=Closes("everyone")), quiet)
+    assert {len(life.plan) for life in made.lives} == {2, 3}
+    for scenario in made.scenarios:
+        acted = [a.agent for a in made.actions if a.scenario == scenario.id]
+        assert len(acted) == len(set(acted))
+
+
+def test_shared_news_arrives_in_a_later_scenario_only():
+    made = lived(simulator(num_scenarios=8), FakeModel(route=NOBODY, share="[0], reason: they trade"))
+    sent = {f"{made.lives[int(a.agent[1:])].name}: {a.text}": a for a in made.actions}
+    index = {s.id: s.index for s in made.scenarios}
+    heard = [(sent[news], action) for action in made.actions for news in action.observations]
+    assert heard
+    for source, action in heard:
+        assert action.group in source.shared
+        assert index[action.scenario] > index[source.scenario]
+    # All that was shared before the last round reached exactly one member of the other group.
+    told = Counter(id(source) for source, _ in heard)
+    memories = [entry for life in made.lives for entry in (*life.memory.entries, *life.inbox)]
+    for news, source in sent.items():
+        assert memories.count(news) == len(source.shared)
+        assert told[id(source)] <= 1
+
+
+def test_groups_of_one_and_no_candidates_share_nothing():
+    model = FakeModel()
+    lived(simulator(grouping=ALONE), model)
+    assert model.count("route") == 0
+    assert model.count("share") > 0
+    silent = FakeModel()
+    lived(simulator(share_candidates=0), silent)
+    assert silent.count("share") == 0
+
+
+def test_a_group_woken_by_news_goes_on_counting():
+    """One group reaches its goals at once; what it hears later is its next scenario, not a later one."""
+
+    def plan(prompt, _):
+        return "1. Sit in the sun." if "p0" in prompt else "\n".join(f"{i}. Walk a mile." for i in range(1, 7))
+
+    def share(prompt, _):
+        return "[0], reason: bells" if "rang" in prompt.rpartition("Action:")[2] else NOBODY
+
+    def act(prompt, _):
+        return "They rang the bells." if len(rung) >= 4 else rung.append(1) or "They walked."
+
+    rung: list[int] = []
+    people = [Profile(id=f"p{i}", name="Xx", description=f"p{i}") for i in range(2)]
+    config = simulator(
+        num_agents=2, plan_steps=6, num_scenarios=30, steps_per_scenario=1,
+        grouping=GroupingConfig(num_groups=2, min_size=1, max_size=1),
+    )  # fmt: skip
+    echo = {"anonymise": "?", "goal": lambda prompt, _: prompt.split("\n")[2], "plan": lambda p, _: "1. Sit." if "P0" in p else plan(p, _)}
+    made = lived(config, FakeModel(**echo, share=share, act=act), people=people)
+    by_group = {g: [s.index for s in made.scenarios if s.group == g] for g in (0, 1)}
+    assert all(indices == list(range(len(indices))) for indices in by_group.values())
+    assert len({s.id for s in made.scenarios}) == len(made.scenarios)
+
+
+@pytest.mark.parametrize(("broken", "purposes"), [("route", {"route"}), ("share", {"share"}), ("act", {"act"})])
+def test_a_fallback_is_marked_and_its_answers_are_kept(broken, purposes):
+    quiet = {"route": NOBODY, "share": NOBODY} | {broken: "..."}
+    made = lived(simulator(num_scenarios=2), FakeModel(**quiet))
+    marked = [a for a in made.actions if a.unparsed]
+    assert {purpose for a in marked for purpose in a.unparsed} <= purposes
+    failures = Counter((f.id, f.purpose) for f in made.asker.failures)
+    assert failures == {(a.id, purpose): 2 for a in marked for purpose in a.unparsed}
+    if broken == "act":
+        assert [a.text for a in marked] == [made.lives[int(a.agent[1:])].plan[a.plan_step] for a in marked]
+        assert len(marked) == len(made.actions)
+    if broken == "route":
+        assert {len(a.aware) for a in marked} == {2}
+
+
+def test_a_summary_that_cannot_be_used_is_the_actions_themselves():
+    made = lived(simulator(num_scenarios=2), FakeModel(summarise="...", route=NOBODY, share=NOBODY))
+    actions = {a.id: f"{made.lives[int(a.agent[1:])].name}: {a.text}" for a in made.actions}
+    assert [s.summary for s in made.scenarios] == [" ".join(actions[a] for a in s.actions) for s in made.scenarios]
+    assert {f.purpose for f in made.asker.failures} == {"summarise"}
+
+
+def test_a_society_of_one():
+    one = GroupingConfig(num_groups=1, min_size=1, max_size=1)
+    made = lived(simulator(num_agents=1, grouping=one, num_scenarios=9), FakeModel())
+    assert [a.plan_step for a in made.actions] == [0, 1, 2]
+    assert made.model.count("route") == made.model.count("share") == 0
+
+
+def test_the_quota_is_met_exactly():
+    for wanted in (1, 3, 5):
+        assert len(lived(simulator(num_scenarios=wanted), FakeModel()).scenarios) == wanted
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_agents": 0}, {"num_scenarios": 0}, {"plan_steps": 0}, {"steps_per_scenario": 0}, {"max_observations": 0},
+        {"memory_entries": -1}, {"share_candidates": -1}, {"num_agents": 99},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(ValueError, match="num_groups" if wrong == {"num_agents": 99} else next(iter(wrong))):
+        simulator(**wrong)
