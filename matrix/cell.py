@@ -33,7 +33,9 @@ INVOCATION = "MATRIX_INVOCATION"
 def cell_id(config: MatrixConfig, overrides: list[str]) -> str:
     """A folder name: what was overridden, for people, and 8 hex digits of what decides the cell's result."""
     how = {f.name for f in dataclasses.fields(MatrixConfig) if f.metadata.get("identity") is False}
-    words = [o.lstrip("+~") for o in overrides if re.split(r"[.=]", o.lstrip("+~"))[0] not in {*how, "hydra", "ablation"}]
+    words = [
+        o.lstrip("+~") for o in overrides if re.split(r"[.=]", o.lstrip("+~"))[0] not in {*how, "hydra", "ablation"}
+    ]
     readable = re.sub(r"[^\w.+-]+", "-", "-".join(_short(word) for word in words)).strip("-")[:60]
     digest = hashlib.sha256(canonical(identity(config)).encode()).hexdigest()[:8]
     return f"{readable}-{digest}" if readable else digest

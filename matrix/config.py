@@ -30,7 +30,7 @@ class Until(StrEnum):
 
 
 class OnError(StrEnum):
-    """`record`: a failed cell writes its error and the sweep goes on. `raise`: stop with the traceback, for debugging."""
+    """`record`: a failed cell writes its error and the sweep goes on. `stop`: raise it, for debugging."""
 
     record = "record"
     stop = "stop"

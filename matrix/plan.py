@@ -48,7 +48,7 @@ def _expected_seconds(store: Store, stage: str, estimate: Estimate) -> float | N
     manifests = [read_manifest(file.parent) for file in (store.root / stage).glob("*/manifest.json")]
     if not manifests:
         return None
-    seconds = sum(m["seconds"] for m in manifests)
+    seconds = sum(float(m["seconds"]) for m in manifests)
     tokens = sum(m["usage"].get("tokens_out", 0) for m in manifests)
     return seconds / tokens * estimate.tokens_out if tokens else seconds / len(manifests)
 

@@ -103,8 +103,9 @@ def canonical(value: Any) -> str:
 def identity(value: Any) -> Any:
     """A config as plain data, reduced to what decides results.
 
-    Fields with `metadata={"identity": False}` are how, not what: left out. Fields at their default are left out, so that
-    a new knob does not void old results. `metadata={"identity": "content"}` stands for the file's content, not its path.
+    Fields with `metadata={"identity": False}` are how, not what: left out. Fields at their default are left out, so
+    that a new knob does not void old results. `metadata={"identity": "content"}` stands for a file's content, not its
+    path.
     Dictionaries become lists of pairs: the order of a filter chain decides its result.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

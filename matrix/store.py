@@ -1,7 +1,7 @@
 """Content-addressed stage results: every result is computed once, verified on reuse, and never mixed in silence.
 
 Layout: `<root>/<stage>/<readable>-<12 hex>/` with the stage's files and a `manifest.json` that is written last. A stage
-works in `<that>.partial/`; publishing is one `os.replace`, and the first writer wins.
+works in `<that>.partial/`; publishing is one rename, and the first writer wins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Mode(StrEnum):
-    """`reuse`: run what is missing. `refresh`: run again. `offline`: what is missing is an error. `plan`: run nothing."""
+    """`reuse`: run what is missing. `refresh`: run again. `offline`: fail on what is missing. `plan`: run nothing."""
 
     reuse = "reuse"
     refresh = "refresh"
@@ -131,7 +131,7 @@ class Store:
         }
         _write_json(work / "manifest.json", manifest)
         try:
-            os.replace(work, result.path)
+            work.replace(result.path)
         except OSError:
             if not (result.path / "manifest.json").exists():
                 raise

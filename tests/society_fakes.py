@@ -67,7 +67,7 @@ REPLIES: dict[str, Reply] = {
 
 
 class FakeModel:
-    """Answers by purpose, prompt and seed alone; how long it takes, and so which answer is first, hangs on `shuffle`."""
+    """Answers by purpose, prompt and seed alone; `shuffle` decides how long it takes."""
 
     name = "fake"
     max_context = 8192

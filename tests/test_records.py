@@ -41,7 +41,9 @@ def test_rows_come_back_as_they_were(tmp_path, rows):
 
 def test_same_rows_same_bytes(tmp_path):
     """The bytes are pinned: fingerprints of stored results hang on them."""
-    other = msgspec.structs.replace(ROWS[0], origin=msgspec.structs.replace(ORIGIN, templates={"a.jinja": "1", "b.jinja": "2"}))
+    other = msgspec.structs.replace(
+        ROWS[0], origin=msgspec.structs.replace(ORIGIN, templates={"a.jinja": "1", "b.jinja": "2"})
+    )
     write_jsonl(tmp_path / "one.jsonl", [ROWS[0]])
     write_jsonl(tmp_path / "two.jsonl", [other])
     written = (tmp_path / "one.jsonl").read_bytes()
@@ -50,7 +52,9 @@ def test_same_rows_same_bytes(tmp_path):
 
 
 def test_fields_at_their_default_are_not_written(tmp_path):
-    write_jsonl(tmp_path / "rows.jsonl", [Message(role="user", content="Hi"), Profile(id="a", name="A", description="d")])
+    write_jsonl(
+        tmp_path / "rows.jsonl", [Message(role="user", content="Hi"), Profile(id="a", name="A", description="d")]
+    )
     assert (tmp_path / "rows.jsonl").read_text().splitlines() == [
         '{"role":"user","content":"Hi"}',
         '{"id":"a","name":"A","description":"d"}',

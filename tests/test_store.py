@@ -199,7 +199,9 @@ class TestVerify:
         made = opened(root).get(bake())
         file = made.path / "deep" / "rows.jsonl"
         file.write_text('"breax"\n')
-        with pytest.raises(StoreError, match=re.escape(f"{file} was changed after it was published. Remove {made.path}")):
+        with pytest.raises(
+            StoreError, match=re.escape(f"{file} was changed after it was published. Remove {made.path}")
+        ):
             opened(root).get(bake())
 
     @pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_text("longer than before")])

@@ -91,10 +91,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     max_tokens: int = 256
     frequency_penalty: float = 0.0
-    """Subtracted from a token's logit for every time that it stands in the completion; keeps small models from looping."""
+    """Subtracted from a token's logit for every time that it stands in the completion, as in the OpenAI API."""
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
-    """Single-token continuations to score: `Completion.choice_logprobs` holds their log-probabilities as first token."""
+    """Single tokens to score: `Completion.choice_logprobs` holds their log-probabilities as first token."""
     json_schema: dict[str, Any] | None = None
     """JSON schema that the completion must follow, on engines with structured output."""
 

@@ -39,7 +39,9 @@ class Embedder:
         """Unit vectors, shape (len(texts), dimension), float32."""
         if self._model is None:
             self._model = self._load()
-        vectors = self._model.encode(texts, batch_size=self.config.batch_size, normalize_embeddings=True, show_progress_bar=False)
+        vectors = self._model.encode(
+            texts, batch_size=self.config.batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
         return np.asarray(vectors, dtype=np.float32)
 
     def _load(self) -> Any:

@@ -68,7 +68,7 @@ class AlpacaEvalConfig:
         default="hf://datasets/tatsu-lab/alpaca_eval@2edc6fad8be6b14ea7230aabfd08188da6b8b814/df_gamed.csv",
         metadata=HOW,
     )
-    """`df_gamed.csv`: difficulties and calibration rows of `length_controlled_v1`; not read for `length_controlled_minimal`."""
+    """`df_gamed.csv`: difficulties and calibration rows; read for `length_controlled_v1` only."""
     calibration_pin: str | None = None
     """As `questions_pin`, for `calibration`."""
 

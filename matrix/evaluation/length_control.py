@@ -51,7 +51,8 @@ def calibration(config: AlpacaEvalConfig, pairs: Sequence[Pair]) -> Any:
         path = fetch(config.calibration, config.calibration_pin)
     except EvaluationError as error:
         raise EvaluationError(
-            f"{error} as evaluation.alpaca_eval2.calibration, or set evaluation.alpaca_eval2.length_control=length_controlled_minimal"
+            f"{error} as evaluation.alpaca_eval2.calibration, or set "
+            "evaluation.alpaca_eval2.length_control=length_controlled_minimal"
         ) from error
     rows = pd.read_csv(path)
     columns = ["preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"]

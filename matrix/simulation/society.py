@@ -43,7 +43,7 @@ class SimulatorConfig:
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
     communication: Communication = Communication.structured
     num_scenarios: int = 10000
-    """Scenarios wanted from the whole society (paper figure 4b: 100 to 10,000); fewer if all goals are reached before."""
+    """Scenarios wanted of the society (paper figure 4b: 100 to 10,000); fewer if all goals are reached before."""
     scenario_closes: Closes = Closes.steps
     steps_per_scenario: int = 3
     """Actions of a scenario with `scenario_closes=steps` (paper appendix B.3: 3)."""

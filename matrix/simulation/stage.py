@@ -21,7 +21,7 @@ from matrix.simulation.society import SimulatorConfig, Society
 from matrix.stage import Estimate, Stage
 
 PROMPT_TOKENS, ENTRY_TOKENS, ANSWER_TOKENS = 200, 40, 60
-"""Behind the plan's estimates: tokens of a prompt without its lists, of a list's entry (memory, member, group) and of an
+"""Behind the plan's estimates: tokens of a prompt without lists, of a list's entry (memory, member, group) and of an
 answer. A society of 20 agents took 140 to 230 for prompts without lists and 37 to 101 for answers."""
 
 

@@ -35,7 +35,8 @@ def pair(index, instruction, model, reference, generator="model"):
 
 def config(**changes):
     return AlpacaEvalConfig(
-        answers=AnsweringConfig(temperature=0.7), **{"length_control": LengthControl.length_controlled_minimal, **changes}
+        answers=AnsweringConfig(temperature=0.7),
+        **{"length_control": LengthControl.length_controlled_minimal, **changes},
     )
 
 
@@ -73,7 +74,9 @@ def real(request, reference_data):
     rows = reference_data.json(f"alpaca_eval/annotations_{request.param}")
     pairs = [pair(i, r["instruction"], r["output_2"], r["output_1"], request.param) for i, r in enumerate(rows)]
     calibration = str(reference_data.root / "alpaca_eval" / "df_gamed_reconstructed.csv")
-    comparison = AlpacaEval(config(length_control=LengthControl.length_controlled_v1, calibration=calibration), pairs, rounds=1000)
+    comparison = AlpacaEval(
+        config(length_control=LengthControl.length_controlled_v1, calibration=calibration), pairs, rounds=1000
+    )
     model = Stored({r["instruction"]: top(r) for r in rows if r["raw_completion"]})
     with (reference_data.root / "alpaca_eval" / "leaderboard_published.csv").open(newline="") as file:
         published = next(row for row in csv.DictReader(file) if row[""] == request.param)

@@ -273,7 +273,9 @@ def test_reference_file_needs_no_base(tmp_path, server, answered):
     outputs.write_text(json.dumps(content[::-1]))
     config = demo()
     config = EvaluationConfig(
-        alpaca_eval2=AlpacaEvalConfig(answers=answering(), reference=str(outputs), length_control=LengthControl.length_controlled_minimal)
+        alpaca_eval2=AlpacaEvalConfig(
+            answers=answering(), reference=str(outputs), length_control=LengthControl.length_controlled_minimal
+        )
     )
     assert not config.needs_base()
     work = tmp_path / "work"

@@ -61,7 +61,10 @@ def test_too_little_to_fit_is_none(preferences, delta):
 def test_fits_the_demo_sized_set_alike_every_time():
     rng = np.random.default_rng(1)
     preferences, delta = 0.4 + 0.6 * rng.random(24), rng.normal(0, 100, 24)
-    found = [length_controlled(preferences, delta, range(24), LengthControl.length_controlled_minimal, None, 3) for _ in range(2)]
+    found = [
+        length_controlled(preferences, delta, range(24), LengthControl.length_controlled_minimal, None, 3)
+        for _ in range(2)
+    ]
     assert found[0] == found[1]
     assert 60 < found[0].win_rate < 80
 

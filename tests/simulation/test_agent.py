@@ -9,7 +9,16 @@ from society_fakes import PEOPLE, FakeModel
 
 from matrix.prompting import Asker, Decoding, Unparsable
 from matrix.records import Origin, Profile
-from matrix.simulation.agent import Life, bring_to_life, brief, fallback_role, masked, parse_plan, parse_role, unique_names
+from matrix.simulation.agent import (
+    Life,
+    brief,
+    bring_to_life,
+    fallback_role,
+    masked,
+    parse_plan,
+    parse_role,
+    unique_names,
+)
 
 LETTERS = r"[^\W\d_]"
 
@@ -161,11 +170,21 @@ def test_nothing_that_leaves_the_birth_has_a_word_of_the_name(profile, usable):
     """Also where the model repeats the name, or gives no usable answer at all."""
 
     def leaky(prompt, _):
-        kept = json.dumps({"role": "Shop Owner", "description": f"{profile.name}, @{profile.name.replace(' ', '_')}1, works."})
+        kept = json.dumps(
+            {"role": "Shop Owner", "description": f"{profile.name}, @{profile.name.replace(' ', '_')}1, works."}
+        )
         return kept if usable else profile.name
 
     life, _ = born(FakeModel(anonymise=leaky), profile=profile)
-    for text in (life.name, life.description, *life.posts, *life.memory.entries, life.personality, life.goal, *life.plan):
+    for text in (
+        life.name,
+        life.description,
+        *life.posts,
+        *life.memory.entries,
+        life.personality,
+        life.goal,
+        *life.plan,
+    ):
         assert not leaks(profile.name, text)
 
 

@@ -14,7 +14,9 @@ def crowd(count):
     return HashedWords().embed([f"{TRADES[i % 4]} person{i}" for i in range(count)])
 
 
-@pytest.mark.parametrize(("agents", "groups", "low", "high"), [(20, 5, 1, 10), (20, 5, 4, 4), (23, 6, 3, 4), (9, 9, 1, 1)])
+@pytest.mark.parametrize(
+    ("agents", "groups", "low", "high"), [(20, 5, 1, 10), (20, 5, 4, 4), (23, 6, 3, 4), (9, 9, 1, 1)]
+)
 @pytest.mark.parametrize("kind", ["homophily", "random"])
 def test_sizes_are_kept_and_groups_repeat(agents, groups, low, high, kind):
     config = GroupingConfig(kind=Grouping(kind), num_groups=groups, min_size=low, max_size=high)

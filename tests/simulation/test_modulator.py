@@ -46,7 +46,9 @@ def test_reads_json_and_the_papers_form(text, indices, reason):
     assert parse_indices(text, 3) == (indices, reason)
 
 
-@pytest.mark.parametrize("text", ["", "nobody", "0, 1", "[Ann, Bob]", "[3, 4]", "[-1]", "[0-2]", f"[{'9' * 5000}]", "[0"])
+@pytest.mark.parametrize(
+    "text", ["", "nobody", "0, 1", "[Ann, Bob]", "[3, 4]", "[-1]", "[0-2]", f"[{'9' * 5000}]", "[0"]
+)
 def test_refuses_what_names_no_entry(text):
     with pytest.raises(Unparsable):
         parse_indices(text, 3)

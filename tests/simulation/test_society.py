@@ -214,7 +214,11 @@ def test_scenarios_close_when_everyone_has_acted_once():
 
 def test_with_everyone_nobody_acts_twice_for_another_who_is_done():
     def plan(prompt, dice):
-        return "1. Sit in the sun.\n2. Lie in the sun." if dice.random() < 0.5 else "1. Walk a mile.\n2. Run on.\n3. Rest.\n4. Go home."
+        return (
+            "1. Sit in the sun.\n2. Lie in the sun."
+            if dice.random() < 0.5
+            else "1. Walk a mile.\n2. Run on.\n3. Rest.\n4. Go home."
+        )
 
     quiet = FakeModel(route=NOBODY, share=NOBODY, plan=plan)
     made = lived(simulator(num_scenarios=99, plan_steps=4, scenario_closes=Closes("everyone")), quiet)
@@ -269,7 +273,11 @@ def test_a_group_woken_by_news_goes_on_counting():
         num_agents=2, plan_steps=6, num_scenarios=30, steps_per_scenario=1,
         grouping=GroupingConfig(num_groups=2, min_size=1, max_size=1),
     )  # fmt: skip
-    echo = {"anonymise": "?", "goal": lambda prompt, _: prompt.split("\n")[2], "plan": lambda p, _: "1. Sit." if "P0" in p else plan(p, _)}
+    echo = {
+        "anonymise": "?",
+        "goal": lambda prompt, _: prompt.split("\n")[2],
+        "plan": lambda p, _: "1. Sit." if "P0" in p else plan(p, _),
+    }
     made = lived(config, FakeModel(**echo, share=share, act=act), people=people)
     by_group = {g: [s.index for s in made.scenarios if s.group == g] for g in (0, 1)}
     assert all(indices == list(range(len(indices))) for indices in by_group.values())
