@@ -148,20 +148,26 @@ def json_fields(text: str) -> dict[str, Any]:
     raise Unparsable("expected a JSON object")
 
 
+def unquoted(text: str) -> str:
+    """`text` without quotation marks around the whole of it; the second may be missing. Marks within it stay."""
+    found = re.fullmatch(r"[\"“]([^\"“”]*)[\"”]?", text.strip())
+    return found[1].strip() if found else text.strip()
+
+
 def first_paragraph(text: str, max_words: int = 80) -> str:
     """The first paragraph without list marks, quotes and headings; at most `max_words`, cut at a sentence if possible.
 
     Raises:
         Unparsable: nothing is left.
     """
-    lines = [line.strip(" \t*#>-\"“”'") for line in text.strip().splitlines()]
+    lines = [line.strip(" \t*#>-") for line in text.strip().splitlines()]
     block: list[str] = []
     for line in lines:
         if line and (block or not line.endswith(":")):
             block.append(line)
         elif block:
             break
-    words = " ".join(block).split()
+    words = unquoted(" ".join(block)).split()
     if not any(c.isalpha() for word in words for c in word):
         raise Unparsable("no text in the answer")
     kept = " ".join(words[:max_words])

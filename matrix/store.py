@@ -107,6 +107,7 @@ class Store:
     def _run(self, stage: Stage, result: Result) -> dict[str, Any]:
         work = result.path.with_name(result.path.name + ".partial")
         work.mkdir(exist_ok=True)
+        (work / "manifest.json").unlink(missing_ok=True)  # a crash between writing and publishing it
         log.info("running %s in %s", result.name, work)
         start = time.monotonic()
         before = _seconds_so_far(work)

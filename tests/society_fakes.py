@@ -16,11 +16,12 @@ from matrix.engines.embedder import EmbedderConfig, Vectors
 from matrix.progress import Progress
 from matrix.prompting import Asker, Decoding
 from matrix.provenance import derive_seed
-from matrix.records import Message, Profile
+from matrix.records import Action, Agent, Message, Origin, Profile, Scenario, write_jsonl
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.profiles import ProfilesConfig
 from matrix.simulation.society import SimulatorConfig, Society
 from matrix.simulation.stage import Simulate
+from matrix.stage import Result
 
 Reply = Callable[[str, random.Random], str] | str
 
@@ -182,3 +183,36 @@ def scripted_simulation(folder: Path, concurrency: int = 64) -> Simulate:
         embedder=EmbedderConfig(model="hashed-words"),
         seed=3,
     )  # fmt: skip
+
+
+def lived_files(folder: Path) -> Result:
+    """The rows of a society of two groups, by hand: two bakers, one sailor; three scenarios."""
+    origin = Origin(stage="simulate-by-hand")
+    people = [("a0000", 0, "Baker"), ("a0001", 0, "Miller"), ("a0002", 1, "Sailor")]
+    told = {
+        "g000-s00": (["a0000", "a0001"], ["The baker burnt the rye bread.", "The miller ground new flour."]),
+        "g000-s01": (["a0000"], ["The baker counted the coins."]),
+        "g001-s00": (["a0002"], ["The sailor patched the sail in a storm."]),
+    }
+    agents = [
+        Agent(
+            id=a, name=name, description=f"A {name.lower()} from the north.", posts=[], origin=origin,
+            personality="Stubborn but fair.", goal="To do well.", plan=["Begin."], group=group, profile=f"p{i}",
+        )
+        for i, (a, group, name) in enumerate(people)
+    ]  # fmt: skip
+    actions = [
+        Action(id=f"{s}-t{i}", agent=a, group=int(s[1:4]), scenario=s, step=i, text=text, origin=origin)
+        for s, (actors, texts) in told.items()
+        for i, (a, text) in enumerate(zip(actors, texts, strict=True))
+    ]
+    scenarios = [
+        Scenario(
+            id=s, group=int(s[1:4]), index=int(s[-2:]), agents=actors, summary=" ".join(texts), origin=origin,
+            actions=[f"{s}-t{i}" for i in range(len(texts))],
+        )
+        for s, (actors, texts) in told.items()
+    ]  # fmt: skip
+    for name, rows in (("agents", agents), ("actions", actions), ("scenarios", scenarios)):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return Result(stage="simulate", key="5" * 64, path=folder)

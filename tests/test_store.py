@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import os
 import re
@@ -24,6 +23,8 @@ class Knobs:
     """File that gets a line for every run."""
     fail: bool = field(default=False, metadata=HOW)
     pause: float = field(default=0.0, metadata=HOW)
+    engine: str = field(default="", metadata=HOW)
+    """A way to run that changes the result after all, as another engine's rounding may."""
 
 
 @dataclass(kw_only=True)
@@ -48,7 +49,7 @@ class Bake(Stage):
         if self.knobs.fail:
             raise RuntimeError("the oven is cold")
         (work / "deep").mkdir(exist_ok=True)
-        (work / "deep" / "rows.jsonl").write_text(f'"{self.knobs.text}"\n' * self.knobs.times)
+        (work / "deep" / "rows.jsonl").write_text(f'"{self.knobs.text}{self.knobs.engine}"\n' * self.knobs.times)
         (work / "usage.json").write_text('{"calls": 3}')
 
 
@@ -110,8 +111,7 @@ class TestReuse:
         assert store.visits[0].manifest["usage"] == {"calls": 3}
         assert store.current is None
 
-    def test_a_damaged_copy_of_the_store_elsewhere_is_not_the_store(self, root, tmp_path, diary):
-        """A store can be moved: nothing in it says where it lies."""
+    def test_a_store_can_be_moved(self, root, tmp_path, diary):
         both(opened(root), diary)
         moved = shutil.move(root, tmp_path / "moved")
         assert all(result.hit for result in both(opened(moved), diary))
@@ -122,7 +122,7 @@ class TestPublish:
         _, sale = both(opened(root), times=2)
         loaf = next((root / "bake").glob("*/manifest.json")).parent
         manifest = read_manifest(loaf)
-        assert manifest["identity"]["config"] == [] or manifest["identity"]["config"]["knobs"]["times"] == 2
+        assert manifest["identity"]["config"]["knobs"]["times"] == 2
         assert manifest["config"]["knobs"]["threads"] == 1
         assert manifest["outputs"]["deep/rows.jsonl"]["rows"] == 2
         assert manifest["outputs"].keys() == {"dough.txt", "deep/rows.jsonl", "usage.json"}
@@ -152,6 +152,13 @@ class TestPublish:
         made = opened(root).get(bake())
         assert read_manifest(made.path)["seconds"] >= 0.2
         assert not list(made.path.glob(".seconds"))
+
+    def test_a_run_that_ended_between_manifest_and_publication_goes_on(self, root):
+        made = opened(root).get(bake())
+        made.path.rename(made.path.with_name(made.path.name + ".partial"))
+        assert not opened(root).get(bake()).hit
+        assert opened(root).get(bake()).hit
+        assert "manifest.json" not in read_manifest(made.path)["outputs"]
 
     def test_the_manifest_is_the_last_file_to_be_written(self, root):
         made = opened(root).get(bake())
@@ -217,21 +224,11 @@ class TestVerify:
         assert opened(root).get(bake()).hit
 
     def test_an_input_that_was_made_again_with_other_content(self, root):
-        loaf, sale = both(opened(root))
-        shutil.rmtree(loaf.path)
-        (root / "bake" / f"{loaf.path.name}.partial").mkdir()
-        with pytest.raises(RuntimeError):
-            opened(root).get(bake(fail=True))
-        again = opened(root)
-        loaf = again.get(bake())
-        changed = loaf.path / "deep" / "rows.jsonl"
-        other = '"sour!"\n'
-        changed.write_text(other)
-        manifest = read_manifest(loaf.path)
-        manifest["outputs"]["deep/rows.jsonl"] |= {"sha256": "0" * 64, "modified": changed.stat().st_mtime_ns}
-        (loaf.path / "manifest.json").write_text(json.dumps(manifest))
+        _, sale = both(opened(root))
+        store = opened(root, "refresh", ["bake"])
+        loaf = store.get(bake(engine="other"))
         with pytest.raises(StoreError, match=r"files that differ: deep/rows\.jsonl") as caught:
-            again.get(Sell(seed=0, loaf=loaf))
+            store.get(Sell(seed=0, loaf=loaf))
         assert str(sale.path) in str(caught.value)
         assert str(loaf.path) in str(caught.value)
         assert "store.mode=refresh" in str(caught.value)
@@ -289,7 +286,7 @@ class TestOffline:
 
     def test_what_is_missing_is_an_error_that_names_the_nearest(self, root, diary):
         made = opened(root).get(bake(diary))
-        with pytest.raises(StoreError, match="store.mode=offline, and bake is not stored") as caught:
+        with pytest.raises(StoreError, match=r"store\.mode=offline, and .*bake.* is not there") as caught:
             opened(root, "offline").get(bake(diary, times=2))
         assert f"nearest is {made.path.name}, differs in config.knobs" in str(caught.value)
         assert runs(diary) == 1
@@ -322,7 +319,7 @@ class TestPlan:
     def test_a_miss_without_anything_to_compare(self, root):
         store = opened(root, "plan")
         store.get(bake())
-        assert store.visits[0].why == "no stored bake yet"
+        assert store.visits[0].why == ""
 
     def test_an_interrupted_stage_is_called_so(self, root):
         with pytest.raises(RuntimeError):

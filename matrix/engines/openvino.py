@@ -271,16 +271,21 @@ class OpenVinoEngine:
             return  # it must be decoding before a new prompt can be a step of one row
         held = sum(call.blocks for call in running)
         tokens = 0
-        while waiting and len(running) < self._config.concurrency:
-            call = waiting[0]
+        entered: set[bytes] = set()
+        for call in list(waiting):
             tokens += call.ids.shape[1]
-            if held + call.blocks > self._free or (tokens > PREFILL and tokens > call.ids.shape[1]):
+            full = len(running) == self._config.concurrency or held + call.blocks > self._free
+            if full or (entered and tokens > PREFILL):
                 return
-            waiting.popleft()
+            prompt = call.ids.data.tobytes()
+            if prompt in entered:
+                continue  # equal prompts share a cache block, and two that write it in one step disturb each other
+            waiting.remove(call)
             if not call.answer.cancelled():
                 call.handle = self._add(call.ids, call.config)
                 held += call.blocks
                 running.append(call)
+                entered.add(prompt)
 
     def _add(
         self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig

@@ -13,7 +13,7 @@ from matrix.engines.base import LanguageModel
 from matrix.engines.embedder import Embedder
 from matrix.generation.retrieval import retrieve
 from matrix.progress import Progress
-from matrix.prompting import Asker, Decoding, Unparsable
+from matrix.prompting import Asker, Decoding, Unparsable, unquoted
 from matrix.provenance import derive_seed
 from matrix.records import Action, Agent, Conversation, Failure, Message, Scenario, read_jsonl
 from matrix.stage import Result
@@ -133,8 +133,8 @@ def parse_instruction(text: str) -> str:
     Raises:
         Unparsable: fewer than three words are left.
     """
-    text = re.sub(r"^\W*(?:message|user|instruction|question|task)\W*:\s*", "", text.strip(), flags=re.IGNORECASE)
-    text = text.strip().strip('"“”').strip()
+    text = re.sub(r"^\W*(?:message|user|instruction|question|task)\W*:\**\s*", "", text.strip(), flags=re.IGNORECASE)
+    text = unquoted(text)
     if len(text.split()) < 3:
         raise Unparsable("expected a message of at least three words")
     return text

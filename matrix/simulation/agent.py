@@ -113,7 +113,8 @@ def fallback_role(profile: Profile) -> tuple[str, str]:
     sentence = re.split(r"[.,;!?]", description)[0].split()
     while sentence and sentence[0].lower() in {"a", "an", "the", "someone", "is"}:
         sentence = sentence[1:]
-    return " ".join(sentence[:6]).capitalize() or "Person", description
+    role = " ".join(sentence[:6])
+    return role[:1].upper() + role[1:] or "Person", description
 
 
 def parse_plan(text: str, steps: int) -> list[str]:

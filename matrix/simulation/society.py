@@ -190,7 +190,9 @@ class Society:
             life.memory.add(entry)
         aware: list[Life] = []
         reason, parsed = "", True
+        prompts = [prompt]
         if c.communication is not Communication.none:
+            prompts.append("route")
             aware, reason, parsed = await modulator.route(self.asker, action, life, text, seed, c.routing)
         if c.communication is Communication.random:
             others = [i for i, other in enumerate(self.lives) if other.group == life.group and other is not life]
@@ -201,7 +203,7 @@ class Society:
             id=action, agent=life.id, group=life.group, scenario=scenario, step=step, text=text,
             observations=observations, plan_step=plan_step, aware=[member.id for member in aware],
             reason=reason, unparsed=unparsed + ([] if parsed else ["route"]),
-            origin=self.asker.origin(seed, prompt, "route"),
+            origin=self.asker.origin(seed, *prompts),
         )  # fmt: skip
 
     async def _exchange(self, news: list[Action]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -13,6 +14,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from matrix.training.module import Trained
+
+log = logging.getLogger(__name__)
 
 
 def last_checkpoint(work: Path) -> Path | None:
@@ -66,6 +69,7 @@ class Recorder(Callback):
             self.started = time.monotonic()
 
     def _save(self, trainer: Trainer, step: int) -> None:
+        started = time.monotonic()
         complete = self.checkpoints / f"step-{step:08}"
         unfinished = complete.with_suffix(".partial")
         trainer.save_checkpoint(unfinished)
@@ -74,6 +78,7 @@ class Recorder(Callback):
             for old in self.checkpoints.glob("step-*"):
                 if old != complete:
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
+            log.info("checkpoint after step %d in %.1f s", step, time.monotonic() - started)
         trainer.strategy.barrier()
 
 

@@ -116,7 +116,11 @@ def run_process(command: list[str], job: dict[str, Any], work: Path, title: str)
     logs = work / "logs"
     logs.mkdir(exist_ok=True)
     (logs / "stage.json").write_text(json.dumps(job, indent=1))
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve each other on shared cores
+        "TOKENIZERS_PARALLELISM": "false",
+        **os.environ,
+    }
     with (
         (logs / "worker.log").open("a", buffering=1) as written,
         show(title, 0, work) as progress,

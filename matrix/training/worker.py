@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import shutil
 import sys
 import time
@@ -155,6 +156,8 @@ def summarise(work: Path, found: Examples, plan: Plan, trainer: Trainer, seconds
         "precision": trainer.precision,
         "processes": trainer.world_size,
         "threads": torch.get_num_threads(),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else 0,
         "seconds": round(seconds, 1),
     }
     (work / "summary.json").write_text(json.dumps(summary, indent=1))

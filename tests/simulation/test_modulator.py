@@ -40,6 +40,7 @@ def routed(model, group, actor=0):
         ("[1 and 2]. Because of the noise.\nMore text.", [1, 2], "Because of the noise."),
         ("[0, 7], reason: 7 is nobody", [0], "7 is nobody"),
         ('{"indices": ["1"], "reason": "cut off he', [1], "cut off he"),
+        ('{"indices": [0, 1,', [0, 1], ""),
     ],
 )
 def test_reads_json_and_the_papers_form(text, indices, reason):
@@ -47,7 +48,7 @@ def test_reads_json_and_the_papers_form(text, indices, reason):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nobody", "0, 1", "[Ann, Bob]", "[3, 4]", "[-1]", "[0-2]", f"[{'9' * 5000}]", "[0"]
+    "text", ["", "nobody", "0, 1", "[Ann, Bob]", "[3, 4]", "[-1]", "[0-2]", f"[{'9' * 5000}]", "]"]
 )
 def test_refuses_what_names_no_entry(text):
     with pytest.raises(Unparsable):

@@ -1,9 +1,10 @@
 import asyncio
+import json
 from collections import Counter
 
 import msgspec
 import pytest
-from society_fakes import NOBODY, PEOPLE, FakeModel, lived, simulator, society
+from society_fakes import NOBODY, PEOPLE, FakeModel, Reply, lived, simulator, society
 
 from matrix.records import Profile
 from matrix.simulation.grouping import Grouping, GroupingConfig
@@ -181,23 +182,43 @@ def test_agents_stop_at_their_goal_and_the_society_ends(talk):
     assert len(made.scenarios) == 6  # nine actions a group, three a scenario
 
 
+SITTER, WALKER = "Sits in the sun.", "Walks all day."
+PAIR = [Profile(id=str(i), name="Xx", description=description) for i, description in enumerate((SITTER, WALKER))]
+QUIET_AND_BUSY: dict[str, Reply] = {
+    "anonymise": lambda prompt, _: json.dumps({"role": "One", "description": SITTER if SITTER in prompt else WALKER}),
+    "plan": lambda prompt, _: (
+        "1. Sit down.\n2. Lie down."
+        if SITTER in prompt
+        else "1. Walk a mile.\n2. Walk on.\n3. Walk home.\n4. Ring the bell."
+    ),
+    "act": lambda prompt, _: "They rang." if "Ring the bell" in prompt else "They were silent.",
+    "react": "They were startled.",
+}
+"""Of two agents the first is at its goal early; the second makes itself heard with its last step."""
+
+
+def heard(prompt, _):
+    """The bell is, and nothing else."""
+    return "[0], reason: loud" if "They rang." in prompt.rpartition("Action:")[2] else NOBODY
+
+
 def test_an_agent_at_its_goal_still_answers_news():
-    def once(prompt, _):
-        return "[0], reason: loud" if "shouted" in prompt.rpartition("Action:")[2] else NOBODY
-
-    def act(prompt, dice):
-        return "They shouted." if "of the task" in prompt else f"They slept {dice.random()} hours."
-
     one = GroupingConfig(num_groups=1, min_size=2, max_size=2)
-    plans = iter(["1. Sit in the sun.\n2. Lie in the sun.", "\n".join(f"{i}. Think of the task." for i in range(1, 6))])
-    model = FakeModel(route=once, act=act, react="They woke up.", plan=lambda *_: next(plans))
-    made = lived(simulator(num_agents=2, grouping=one, plan_steps=5, num_scenarios=100), model)
-    first = [a.plan_step for a in made.actions if a.agent == "a0000"]
-    second = [a.plan_step for a in made.actions if a.agent == "a0001"]
-    assert second == [0, 1, 2, 3, 4]
-    assert first.count(-1) == 5
-    assert first[-1] == -1
-    assert [step for step in first if step >= 0] in ([], [0], [0, 1])
+    config = simulator(num_agents=2, grouping=one, plan_steps=4, num_scenarios=100)
+    made = lived(config, FakeModel(**QUIET_AND_BUSY, route=heard), people=PAIR)
+    assert [a.plan_step for a in made.actions if a.agent == "a0000"] == [0, 1, -1]
+    assert [a.plan_step for a in made.actions if a.agent == "a0001"] == [0, 1, 2, 3]
+    assert made.actions[-1].observations == ["One (2): They rang."]
+
+
+def test_a_group_woken_by_news_goes_on_counting():
+    apart = GroupingConfig(num_groups=2, min_size=1, max_size=1)
+    config = simulator(num_agents=2, grouping=apart, plan_steps=4, num_scenarios=100, steps_per_scenario=1)
+    made = lived(config, FakeModel(**QUIET_AND_BUSY, share=heard), people=PAIR)
+    woken = made.lives[0].group
+    assert [s.index for s in made.scenarios if s.group == woken] == [0, 1, 2]
+    assert made.actions[-1].observations == ["One (2): They rang."]
+    assert made.actions[-1].group == woken
 
 
 def test_scenarios_close_after_so_many_steps():
@@ -247,41 +268,12 @@ def test_shared_news_arrives_in_a_later_scenario_only():
 
 def test_groups_of_one_and_no_candidates_share_nothing():
     model = FakeModel()
-    lived(simulator(grouping=ALONE), model)
+    lived(simulator(grouping=ALONE, num_scenarios=12), model)
     assert model.count("route") == 0
     assert model.count("share") > 0
     silent = FakeModel()
     lived(simulator(share_candidates=0), silent)
     assert silent.count("share") == 0
-
-
-def test_a_group_woken_by_news_goes_on_counting():
-    """One group reaches its goals at once; what it hears later is its next scenario, not a later one."""
-
-    def plan(prompt, _):
-        return "1. Sit in the sun." if "p0" in prompt else "\n".join(f"{i}. Walk a mile." for i in range(1, 7))
-
-    def share(prompt, _):
-        return "[0], reason: bells" if "rang" in prompt.rpartition("Action:")[2] else NOBODY
-
-    def act(prompt, _):
-        return "They rang the bells." if len(rung) >= 4 else rung.append(1) or "They walked."
-
-    rung: list[int] = []
-    people = [Profile(id=f"p{i}", name="Xx", description=f"p{i}") for i in range(2)]
-    config = simulator(
-        num_agents=2, plan_steps=6, num_scenarios=30, steps_per_scenario=1,
-        grouping=GroupingConfig(num_groups=2, min_size=1, max_size=1),
-    )  # fmt: skip
-    echo = {
-        "anonymise": "?",
-        "goal": lambda prompt, _: prompt.split("\n")[2],
-        "plan": lambda p, _: "1. Sit." if "P0" in p else plan(p, _),
-    }
-    made = lived(config, FakeModel(**echo, share=share, act=act), people=people)
-    by_group = {g: [s.index for s in made.scenarios if s.group == g] for g in (0, 1)}
-    assert all(indices == list(range(len(indices))) for indices in by_group.values())
-    assert len({s.id for s in made.scenarios}) == len(made.scenarios)
 
 
 @pytest.mark.parametrize(("broken", "purposes"), [("route", {"route"}), ("share", {"share"}), ("act", {"act"})])
