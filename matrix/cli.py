@@ -7,13 +7,15 @@ inside the package. Exit codes: 0 all cells done, 1 a cell failed, 2 the command
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 import sys
 import uuid
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -28,12 +30,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from matrix.cell import INVOCATION, cell_id, run_cell
 from matrix.config import MatrixConfig
+from matrix.filtering.base import FilterConfig
 from matrix.filtering.dedup import DedupConfig
 from matrix.filtering.language import LanguageConfig
 from matrix.filtering.length import LengthConfig
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+FILTERS: dict[str, type[FilterConfig]] = {"length": LengthConfig, "language": LanguageConfig, "dedup": DedupConfig}
+"""Schemas that `conf/filter/*.yaml` build on."""
 GRIDS: dict[Path, bool] = {}
 """Grid folders of this command -> whether it is a sweep."""
 
@@ -67,9 +72,23 @@ def to_config(composed: DictConfig) -> MatrixConfig:
     """The composed config as dataclasses; every `__post_init__` check runs here."""
     with read_write(composed), open_dict(composed):
         composed.pop("hydra", None)
+    if unknown := _unknown(composed):
+        raise CommandError(f"Key '{unknown[0]}' is not in the config ('+' adds no fields to it)")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, MatrixConfig)
     return config
+
+
+def _unknown(node: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names below `node` that no dataclass has: Hydra's `+name=value` lets them through."""
+    kind = OmegaConf.get_type(node)
+    known = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(node)
+    names = [f"{prefix}{key!s}" for key in node if key not in known]
+    for key in known & set(node):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            names += _unknown(child, f"{prefix}{key}.")
+    return names
 
 
 def _cell_id(*, _root_: DictConfig) -> str:
@@ -82,7 +101,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("cell_id", _cell_id, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=MatrixConfig)
-    for name, node in (("length", LengthConfig), ("language", LanguageConfig), ("dedup", DedupConfig)):
+    for name, node in FILTERS.items():
         store.store(group="schema/filter", name=name, node=node)
     # Hydra finds callbacks by this key and in no other way.
     store.store(group="hydra/callbacks", name="sweep", node={"sweep": {"_target_": "matrix.cli.Sweep"}})
@@ -146,45 +165,34 @@ def _report() -> int:
 
 def _explained(error: Exception) -> int:
     """Print what was wrong, what is allowed and what is nearest; the exit code."""
-    text = str(error).split("\n    full_key")[0]
-    cause: BaseException | None = error
-    while cause is not None and cause.__cause__ is not None:
-        cause = cause.__cause__
-        if isinstance(cause, ValueError | OmegaConfBaseException) and str(cause) not in text:
-            text += f"\n{cause}"
-    text = re.sub(r"\nTo append to your config use .*", "", text)
+    lines = [
+        line for line in str(error).splitlines() if not re.match(r"To append|\s+(reference_type|object_type)=", line)
+    ]
+    text = re.sub(r"\nConfig search path:.*", "", "\n".join(lines), flags=re.DOTALL)
+    text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
     print(f"matrix: {text}", file=sys.stderr)
-    wrong = re.search(r"override '([^']+)'|Key '([^']+)' (?:is )?not in|Could not find '([^']+)'", text)
+    wrong = re.search(r"full_key: ([\w.]+)", text) if "not in '" in text else None
+    wrong = wrong or re.search(r"override '([^']+)'|Key '([^']+)'|Could not find '([^']+)'", text)
     if wrong:
         word = next(group for group in wrong.groups() if group)
-        near = get_close_matches(word, _names(), n=3, cutoff=0.6)
-        near = near or [
-            name
-            for name in _names()
-            if name.split(".")[-1] in get_close_matches(word.split(".")[-1], [n.split(".")[-1] for n in _names()], n=1)
-        ]
+        near = get_close_matches(word, _names(), n=3, cutoff=0.75) or get_close_matches(word, _names(), n=3)
         if near:
             print(f"Did you mean {', '.join(near)}?", file=sys.stderr)
-        print("All names: matrix --cfg job; all options: matrix --help", file=sys.stderr)
+        print("All fields: matrix --cfg job. All options: matrix --help", file=sys.stderr)
     return 2
 
 
 def _names() -> list[str]:
     """Config groups, `group/option` of every option, and every field's dotted path."""
-    options = [
-        file.relative_to(base).with_suffix("")
-        for base in (ROOT / "conf", ROOT / "experiments")
-        for file in base.glob("*/*.yaml")
-    ]
-    paths = [o.as_posix() for o in options]
+    bases = (ROOT / "conf", ROOT / "experiments")
+    options = [file.relative_to(base).with_suffix("").as_posix() for base in bases for file in base.glob("*/*.yaml")]
 
-    def walk(node: Any, prefix: str) -> None:
-        for key in node:
-            name = f"{prefix}{key}"
-            paths.append(name)
-            child = node._get_node(key) if isinstance(node, DictConfig) else None
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                walk(child, f"{name}.")
+    def fields(kind: Any, prefix: str) -> Iterator[str]:
+        for name, hint in get_type_hints(kind).items():
+            yield f"{prefix}{name}"
+            for inner in (hint, *get_args(hint)):
+                if dataclasses.is_dataclass(inner):
+                    yield from fields(inner, f"{prefix}{name}.")
 
-    walk(OmegaConf.structured(MatrixConfig), "")
-    return sorted({*paths, *(p.split("/")[0] for p in paths)})
+    filters = [n for name, kind in FILTERS.items() for n in fields(kind, f"filters.{name}.")]
+    return sorted({*options, *(o.split("/")[0] for o in options), *fields(MatrixConfig, ""), *filters})

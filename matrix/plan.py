@@ -65,8 +65,9 @@ def plan_table(title: str, stages: list[PlannedStage]) -> Table:
     for s in stages:
         e = s.estimate
         hours = "?" if s.seconds is None else f"{s.seconds / 3600:.2f}"
-        cost = [_short(e.calls), _short(e.tokens_in), _short(e.tokens_out), hours] if not s.hit else []
-        table.add_row(s.alias, s.name, "hit" if s.hit else "miss", *cost, *([f"{e.money:.2f}"] if priced else []))
+        money = [f"{e.money:.2f}"] if priced else []
+        cost = [_short(e.calls), _short(e.tokens_in), _short(e.tokens_out), hours, *money]
+        table.add_row(s.alias, s.name, "hit" if s.hit else "miss", *([] if s.hit else cost))
     return table
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from small_cell import configured
 
 from matrix.config import Until
 from matrix.engines.base import ModelConfig
+from matrix.filtering.length import LengthConfig
 from matrix.pipeline import run
 from matrix.plan import make_plan, plan_table
 from matrix.store import Mode, Store, StoreConfig
@@ -21,7 +23,7 @@ def aliases(config):
 
 
 def shown(stages):
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=140, record=True, file=io.StringIO())
     console.print(plan_table("cell", stages))
     return console.export_text()
 
@@ -57,20 +59,12 @@ class TestStages:
 
     def test_keys_chain(self, tmp_path):
         """A changed filter leaves the society and its rows alone, and nothing after it."""
-        names = [{s.alias: s.name for s in make_plan(configured(tmp_path, seed=s, filters=f))} for s, f in NEIGHBOURS]
-        base, filtered, seeded = names
+        neighbours = ({}, {"filters": {"length": LengthConfig()}}, {"seed": 1})
+        plans = [make_plan(configured(tmp_path, **fields)) for fields in neighbours]
+        base, filtered, seeded = ({stage.alias: stage.name for stage in plan} for plan in plans)
         changed = {alias for alias in ALL if base[alias] != filtered[alias]}
         assert changed == set(ALL) - {"base", "society", "rows", "reference"}
         assert not set(base.values()) & set(seeded.values())
-
-
-def neighbours():
-    from matrix.filtering.length import LengthConfig
-
-    return [(0, {}), (0, {"length": LengthConfig()}), (1, {})]
-
-
-NEIGHBOURS = neighbours()
 
 
 class TestCost:

@@ -4,10 +4,7 @@ One thread owns the pipeline. What makes the same call give the same tokens, and
 bit, alone or beside any others:
 
 - weights in F16 (`gguf.in_f16`), f32 activations and KV cache, no dynamic quantization;
-- a *companion* sequence that is decoded in every step. Matrix products with a single row take another kernel, with
-  another order of summation, than those with two rows or more; the companion sees to it that there are always two;
-- no prompt is ever split over steps and no sequence is ever preempted: a call enters only when its whole prompt fits
-  the step and all its tokens fit the KV cache;
+- the way in which `batching` lets requests in;
 - every prompt is first put into the prefix cache by a request for one token, so that every answer starts in the same
   way: from a cached prompt of which the last token is computed again. Started cold, it would take another kernel.
 
@@ -19,18 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import os
-import queue
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from matrix.engines.base import Completion, EngineError, ModelConfig, Sampling
+from matrix.engines.batching import Batcher
 from matrix.engines.gguf import in_f16
 from matrix.engines.limits import require_room
 from matrix.engines.sources import openvino_source, read_template
@@ -39,13 +30,6 @@ from matrix.records import Message
 if TYPE_CHECKING:
     import openvino
     import openvino_genai
-
-BLOCK = 32
-"""Tokens of one KV-cache block on the CPU."""
-PREFILL = 1024
-"""Prompt tokens that may enter in one step; a longer prompt enters alone."""
-COMPANION_TOKENS = 256
-"""Length of a companion; it is then replaced by a new one."""
 
 
 class OpenVinoTokenizer:
@@ -76,50 +60,17 @@ class OpenVinoTokenizer:
         return str(self._tokenizer.decode(ids))
 
 
-@dataclass(eq=False)
-class _Call:
-    ids: openvino.Tensor
-    config: openvino_genai.GenerationConfig
-    blocks: int
-    answer: asyncio.Future[openvino_genai.GenerationOutput]
-    handle: Any = None
-
-
 class OpenVinoEngine:
     """Serves one model to many tasks of one event loop."""
 
     def __init__(self, config: ModelConfig) -> None:
-        import openvino_genai as genai
-
         self._config = config
         self._tokenizer = OpenVinoTokenizer(config)
-        scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = math.ceil(config.cache_gib)  # whole GiB are all that it takes
-        scheduler.enable_prefix_caching = True
-        scheduler.max_num_seqs = config.concurrency + 1
-        scheduler.dynamic_split_fuse = True
-        scheduler.max_num_batched_tokens = max(PREFILL, config.max_context) + config.concurrency + 1
-        properties = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "KV_CACHE_PRECISION": "f32",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-            "INFERENCE_NUM_THREADS": config.threads or len(os.sched_getaffinity(0)),
-        }
         source = openvino_source(config.model, config.revision)
         with TemporaryDirectory() as folder:
             if source.suffix == ".gguf":
                 source = in_f16(source, Path(folder))
-            self._pipeline = genai.ContinuousBatchingPipeline(source, scheduler, "CPU", properties)
-        defaults = self._pipeline.get_config()
-        self._ends = {defaults.eos_token_id, *defaults.stop_token_ids}
-        self._sent = 0
-        self._companion = self._add_companion()
-        self._pipeline.step()
-        # The only sequence holds one block: its share tells how many there are.
-        self._free = round(100 / self._pipeline.get_metrics().cache_usage) - _blocks(COMPANION_TOKENS) - 1
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._thread = Thread(target=self._serve, name="openvino", daemon=True)
-        self._broken: str | None = None
+            self._batcher = Batcher(source, config)
 
     @classmethod
     async def start(cls, config: ModelConfig) -> Self:
@@ -128,7 +79,7 @@ class OpenVinoEngine:
             engine = await asyncio.to_thread(cls, config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO could not load {config.model}: {error}") from error
-        engine._thread.start()
+        engine._batcher.start()
         return engine
 
     async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
@@ -141,7 +92,7 @@ class OpenVinoEngine:
         tokens, length = output.generated_ids, output.finish_reason.name == "LENGTH"
         text = self._tokenizer.decode(tokens)
         return Completion(
-            text=text if length or self._ends.intersection(tokens[-1:]) else _cut(text, sampling.stop),
+            text=text if length or self._batcher.ends.intersection(tokens[-1:]) else _cut(text, sampling.stop),
             prompt_tokens=ids.shape[1],
             completion_tokens=len(tokens),
             finish_reason="length" if length else "stop",
@@ -176,7 +127,7 @@ class OpenVinoEngine:
         generation = genai.GenerationConfig()
         generation.apply_chat_template = False
         generation.max_new_tokens = sampling.max_tokens
-        generation.stop_token_ids = self._ends
+        generation.stop_token_ids = self._batcher.ends
         generation.rng_seed = sampling.seed
         if sampling.temperature > 0:
             generation.do_sample = True
@@ -204,122 +155,12 @@ class OpenVinoEngine:
     async def _generate(
         self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
     ) -> openvino_genai.GenerationOutput:
-        await self._submit(ids, self._generation(Sampling(seed=0, temperature=0.0, max_tokens=1)))
-        return await self._submit(ids, generation)
-
-    async def _submit(
-        self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
-    ) -> openvino_genai.GenerationOutput:
-        if self._broken:
-            raise EngineError(self._broken)
-        blocks = _blocks(ids.shape[1] + generation.max_new_tokens)
-        if blocks > self._free:
-            raise EngineError(
-                f"a call of up to {blocks * BLOCK} tokens does not fit the KV cache of {self._free * BLOCK}; "
-                f"raise cache_gib (now {self._config.cache_gib})"
-            )
-        answer = asyncio.get_running_loop().create_future()
-        self._inbox.put(_Call(ids, generation, blocks, answer))
-        output: openvino_genai.GenerationOutput = await answer
-        return output
+        await self._batcher.answer(ids, self._generation(Sampling(seed=0, temperature=0.0, max_tokens=1)))
+        return await self._batcher.answer(ids, generation)
 
     async def close(self) -> None:
-        """End the thread after the step that it is in, drop what is unfinished and free the model."""
-        self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    # Everything below runs in the engine's thread. `step` keeps the interpreter's lock, so the event loop runs between
-    # two steps only: steps are kept short by PREFILL.
-
-    def _serve(self) -> None:
-        waiting: deque[_Call] = deque()
-        running: list[_Call] = []
-        try:
-            while self._collect(waiting, idle=not (waiting or running)):
-                running = [call for call in running if not self._dropped(call)]
-                self._admit(waiting, running)
-                self._pipeline.step()
-                running = [call for call in running if not self._delivered(call)]
-            for handle in [self._companion, *(call.handle for call in running)]:
-                handle.cancel()
-            self._pipeline.step()  # gives their cache blocks back
-            reason = "the engine was closed"
-        except RuntimeError as error:
-            reason = (
-                f"OpenVINO stopped working: {error}. Finished calls are in the journal: type the same command again"
-            )
-        self._broken = reason
-        for call in [*running, *waiting]:
-            _tell(call.answer, lambda answer: answer.set_exception(EngineError(reason)))
-        del self._companion, self._pipeline
-
-    def _collect(self, waiting: deque[_Call], idle: bool) -> bool:
-        """Take in new calls, waiting for one if there is nothing else to do; False when the engine shall close."""
-        while True:
-            try:
-                call = self._inbox.get(block=idle)
-            except queue.Empty:
-                return True
-            if call is None:
-                return False
-            waiting.append(call)
-            idle = False
-
-    def _admit(self, waiting: deque[_Call], running: list[_Call]) -> None:
-        if self._companion.get_status().name != "RUNNING":
-            self._companion = self._add_companion()
-            return  # it must be decoding before a new prompt can be a step of one row
-        held = sum(call.blocks for call in running)
-        tokens = 0
-        entered: set[bytes] = set()
-        for call in list(waiting):
-            tokens += call.ids.shape[1]
-            full = len(running) == self._config.concurrency or held + call.blocks > self._free
-            if full or (entered and tokens > PREFILL):
-                return
-            prompt = call.ids.data.tobytes()
-            if prompt in entered:
-                continue  # equal prompts share a cache block, and two that write it in one step disturb each other
-            waiting.remove(call)
-            if not call.answer.cancelled():
-                call.handle = self._add(call.ids, call.config)
-                held += call.blocks
-                running.append(call)
-                entered.add(prompt)
-
-    def _add(
-        self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
-    ) -> openvino_genai.GenerationHandle:
-        self._sent += 1
-        return self._pipeline.add_request(self._sent, ids, generation)
-
-    def _add_companion(self) -> openvino_genai.GenerationHandle:
-        generation = self._generation(Sampling(seed=0, temperature=0.0, max_tokens=COMPANION_TOKENS - BLOCK))
-        generation.ignore_eos = True
-        generation.stop_token_ids = set()
-        return self._add(self._tokenizer.encode("a b c d"), generation)
-
-    def _dropped(self, call: _Call) -> bool:
-        if call.answer.cancelled():
-            call.handle.cancel()
-            return True
-        return False
-
-    def _delivered(self, call: _Call) -> bool:
-        status = call.handle.get_status().name
-        if status == "RUNNING":
-            return False
-        if status == "FINISHED":
-            output = call.handle.read_all()[0]
-            _tell(call.answer, lambda answer: answer.set_result(output))
-        else:
-            error = EngineError(f"OpenVINO gave a call up ({status}): the KV cache is full; raise cache_gib")
-            _tell(call.answer, lambda answer: answer.set_exception(error))
-        return True
-
-
-def _blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK) + 1
+        """End after the step that is being made, drop what is unfinished and free the model."""
+        await self._batcher.close()
 
 
 def _cut(text: str, stops: tuple[str, ...]) -> str:
@@ -327,8 +168,3 @@ def _cut(text: str, stops: tuple[str, ...]) -> str:
     found = [at for at in map(text.find, stops) if at >= 0]
     begun = [len(text) - n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
     return text[: min(found or begun, default=len(text))]
-
-
-def _tell(answer: asyncio.Future[Any], how: Callable[[asyncio.Future[Any]], None]) -> None:
-    """Settle a future of the event loop from the engine's thread."""
-    answer.get_loop().call_soon_threadsafe(lambda: None if answer.done() else how(answer))

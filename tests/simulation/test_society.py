@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections import Counter
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -134,8 +135,12 @@ def test_actions_reach_memory_and_prompts_show_it():
 def test_only_the_newest_observations_are_answered_and_the_rest_is_remembered():
     made = lived(simulator(num_scenarios=8, max_observations=1), FakeModel(route="[0, 1], reason: near"))
     assert max(len(a.observations) for a in made.actions) == 1
-    heard = [entry for life in made.lives for entry in life.memory.entries if ": They" in entry]
-    assert len(heard) > sum(len(a.observations) for a in made.actions)
+    for life in made.lives:
+        told = [entry for entry in life.memory.entries if not entry.startswith("They")][len(life.posts) :]
+        answered = [news for a in made.actions if a.agent == life.id for news in a.observations]
+        assert len(told) > len(answered)
+        for entry, after in pairwise(life.memory.entries):  # of the news between two actions, the last was answered
+            assert (entry in answered) == (entry in told and after not in told)
 
 
 def test_nobody_talks_without_communication():
@@ -227,7 +232,7 @@ def test_scenarios_close_after_so_many_steps():
 
 
 def test_scenarios_close_when_everyone_has_acted_once():
-    made = lived(simulator(num_scenarios=6, scenario_closes=Closes("everyone")), FakeModel())
+    made = lived(simulator(num_scenarios=6, steps_per_scenario=2, scenario_closes=Closes("everyone")), FakeModel())
     for scenario in made.scenarios:
         acted = [a.agent for a in made.actions if a.scenario == scenario.id]
         assert sorted(acted) == scenario.agents == [m.id for m in made.modulators[scenario.group].members]
