@@ -1,7 +1,7 @@
 """What a model call costs this process beyond the HTTP request itself.
 
 A loopback server in a process of its own answers after a fixed latency. The same requests are made by a bare aiohttp
-client, by the `openai` engine, and by the engine behind its journal; the order is turned from round to round. Reported is
+client, by the `openai` engine, and by the engine behind its journal; the order turns from round to round. Reported is
 CPU time of this process per call, its median over the rounds, and the ratio to the bare client.
 
     python benchmarks/engine_overhead.py --quick

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,9 @@ class Progress:
     usage: Usage = field(default_factory=Usage)
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self._before = (self.usage.tokens_in, self.usage.tokens_out)
+
     def advance(self, count: int = 1) -> None:
         """Count finished units."""
         self.done += count
@@ -61,12 +64,15 @@ class Progress:
         elapsed = max(time.monotonic() - self.started, 1e-9)
         u = self.usage
         cached = u.tokens_cached / u.tokens_in if u.tokens_in else 0.0
+        rates = [
+            (now - before) / elapsed for now, before in zip((u.tokens_in, u.tokens_out), self._before, strict=True)
+        ]
         parts = [f"{self.title} {self.done}/{self.total}"]
         if u.calls or u.replayed:
             parts.append(
                 f"{u.calls} calls, {self.in_flight} in flight" + (f", {u.replayed} replayed" if u.replayed else "")
             )
-            parts.append(f"{u.tokens_in / elapsed:.0f} tok/s in, {u.tokens_out / elapsed:.0f} out, {cached:.0%} cached")
+            parts.append(f"{rates[0]:.0f} tok/s in, {rates[1]:.0f} out, {cached:.0%} cached")
         if 0 < self.done < self.total:
             parts.append(f"ETA {_clock(elapsed / self.done * (self.total - self.done))}")
         parts.append(_clock(elapsed))
@@ -81,19 +87,25 @@ def show(title: str, total: int, work: Path) -> Iterator[Progress]:
     kept = work / "usage.json"
     usage = msgspec.json.decode(kept.read_bytes(), type=Usage) if kept.exists() else Usage()
     progress, stop = Progress(title, total, usage=usage), Event()
+
+    def keep() -> None:
+        scratch = kept.with_suffix(".new")
+        scratch.write_bytes(msgspec.json.encode(progress.usage))
+        scratch.replace(kept)
+
     console = Console(stderr=True)
-    painter = Thread(target=_paint if console.is_terminal else _report, args=(progress, stop), daemon=True)
+    painter = Thread(target=_paint if console.is_terminal else _report, args=(progress, stop, keep), daemon=True)
     painter.start()
     try:
         yield progress
     finally:
         stop.set()
         painter.join()
-        kept.write_bytes(msgspec.json.encode(progress.usage))
+        keep()
         log.info(progress.line())
 
 
-def _paint(progress: Progress, stop: Event) -> None:
+def _paint(progress: Progress, stop: Event, keep: Callable[[], None]) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.panel import Panel
@@ -106,11 +118,13 @@ def _paint(progress: Progress, stop: Event) -> None:
             grid.add_row(ProgressBar(total=max(progress.total, 1), completed=min(progress.done, progress.total)))
             grid.add_row(progress.line())
             live.update(Panel(grid, title=progress.title, title_align="left"))
+            keep()
 
 
-def _report(progress: Progress, stop: Event) -> None:
+def _report(progress: Progress, stop: Event, keep: Callable[[], None]) -> None:
     while not stop.wait(REFRESH_LOG):
         log.info(progress.line())
+        keep()
 
 
 def _clock(seconds: float) -> str:

@@ -93,7 +93,7 @@ class Action(Row, frozen=True, kw_only=True):
     reason: str = ""
     """The modulator's reason for `aware`."""
     unparsed: list[str] = []
-    """Purposes (`route`, `share`) whose answer could not be parsed twice, so that the fallback was taken."""
+    """Purposes (`act`, `react`, `route`, `share`) whose answer could not be parsed twice: the fallback was taken."""
     origin: Origin
 
 

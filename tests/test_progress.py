@@ -8,8 +8,10 @@ from matrix.progress import Progress, Usage, show
 
 
 def test_a_line_says_it_all():
-    usage = Usage(calls=8, replayed=2, tokens_in=4000, tokens_out=1000, tokens_cached=3000)
-    progress = Progress("simulate", 40, done=10, in_flight=3, note="loss 1.2", usage=usage)
+    before = Usage(calls=2, tokens_in=100, tokens_out=50)  # of an interrupted run: no part of this run's speed
+    progress = Progress("simulate", 40, done=10, in_flight=3, note="loss 1.2", usage=before)
+    u = progress.usage
+    u.calls, u.replayed, u.tokens_in, u.tokens_out, u.tokens_cached = 8, 2, 4100, 1050, 3075
     progress.started -= 100
     parts = progress.line().split(" | ")
     assert parts[0] == "simulate 10/40"

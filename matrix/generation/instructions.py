@@ -83,9 +83,10 @@ class Generation:
         places = [(s, agents[a]) for s in scenarios for a in s.agents]
         if not places:
             raise ValueError(f"{folder} holds no scenario with an agent in it; simulate more (simulator.num_scenarios)")
-        made = await asyncio.gather(
-            *(self._row(i, *places[i % len(places)], actions) for i in range(self.config.num_rows))
-        )
+        wanted = self.config.num_rows
+        if wanted < len(places):  # spread over all scenarios, late ones too
+            places = [places[i * len(places) // wanted] for i in range(wanted)]
+        made = await asyncio.gather(*(self._row(i, *places[i % len(places)], actions) for i in range(wanted)))
         return [row for row in made if row is not None]
 
     async def _row(
