@@ -22,34 +22,25 @@ from matrix.config import MatrixConfig, OnError
 from matrix.pipeline import run
 from matrix.provenance import environment
 from matrix.stage import Result, canonical, identity
-from matrix.store import Store, Visit
+from matrix.store import INVOCATION, Store, Visit
 
 log = logging.getLogger(__name__)
-
-INVOCATION = "MATRIX_INVOCATION"
-"""Environment variable that marks the cells of one command, in whatever process they run."""
 
 
 def cell_id(config: MatrixConfig, overrides: list[str]) -> str:
     """A folder name: what was overridden, for people, and 8 hex digits of what decides the cell's result."""
     how = {f.name for f in dataclasses.fields(MatrixConfig) if f.metadata.get("identity") is False}
-    words = [
-        o.lstrip("+~") for o in overrides if re.split(r"[.=]", o.lstrip("+~"))[0] not in {*how, "hydra", "ablation"}
-    ]
-    readable = re.sub(r"[^\w.+-]+", "-", "-".join(_short(word) for word in words)).strip("-")[:60]
+    words = [o.lstrip("+~") for o in overrides]
+    words = [w.split(".")[-1] for w in words if re.split(r"[.=]", w)[0] not in {*how, "hydra", "ablation"}]
+    readable = re.sub(r"[^\w.+]+", "-", "-".join(words)).strip("-")[:60]
     digest = hashlib.sha256(canonical(identity(config)).encode()).hexdigest()[:8]
     return f"{readable}-{digest}" if readable else digest
-
-
-def _short(override: str) -> str:
-    name, _, value = override.partition("=")
-    return f"{name.rsplit('.', 1)[-1]}-{value}" if name != "experiment" else value
 
 
 def run_cell(config: MatrixConfig, folder: Path, overrides: list[str], choices: Mapping[str, str]) -> str:
     """Make the cell, write `folder/result.json` after every stage, and return its status.
 
-    A failure is written down and not raised (unless `on_error=raise`), so that a sweep always finishes.
+    A failure is written down and not raised (unless `on_error=stop`), so that a sweep always finishes.
     """
     store = Store(config.store)
     started = time.monotonic()
@@ -100,6 +91,7 @@ def run_cell(config: MatrixConfig, folder: Path, overrides: list[str], choices: 
         result["traceback"] = traceback.format_exc()
         write("failed")
         if config.on_error is OnError.stop:
+            error.add_note(f"In stage {result['stage']} of {folder}, stopped by on_error=stop")
             raise
         log.error("failed in %s: %s", result["stage"], result["error"])
         log.debug("%s", result["traceback"])

@@ -14,26 +14,30 @@ import sys
 import uuid
 from collections.abc import Iterator
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import hydra
+from hydra import compose
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from matrix.cell import INVOCATION, cell_id, run_cell
+from matrix.cell import cell_id, run_cell
 from matrix.config import MatrixConfig
 from matrix.filtering.base import FilterConfig
 from matrix.filtering.dedup import DedupConfig
 from matrix.filtering.language import LanguageConfig
 from matrix.filtering.length import LengthConfig
+from matrix.store import INVOCATION
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
@@ -52,20 +56,39 @@ class Experiments(SearchPathPlugin):
 
 
 class Sweep(Callback):
-    """Learns the grid's folder, whatever launcher runs its cells, and refuses a sweep over grids."""
+    """Learns the grid's folder, whatever launcher runs its cells, and refuses a sweep with a cell that cannot be."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the first cell."""
-        chosen = [o for o in config.hydra.overrides.task if re.match(r"\+?ablation=.*,", o)]
-        if chosen:
-            raise CommandError(
-                f"{chosen[0]}: Hydra reads a grid's axes before it sweeps. Start one command per ablation"
-            )
-        GRIDS[Path(config.hydra.sweep.dir)] = True
+        """Before the first cell. Hydra itself would find a value that `__post_init__` refuses when its turn comes."""
+        try:
+            _check_cells(config)
+        except REFUSALS as error:
+            sys.exit(_explained(error))  # Hydra makes a warning of any other exception in a callback
+        GRIDS[Path(config.hydra.sweep.dir).absolute()] = True
+
+
+def _check_cells(config: DictConfig) -> None:
+    """Compose every cell of a sweep."""
+    tasks = list(config.hydra.overrides.task)
+    if chosen := [o for o in tasks if re.match(r"\+?ablation=.*,", o)]:
+        raise CommandError(f"{chosen[0]}: Hydra reads a grid's axes before it sweeps. Start one command per ablation")
+    grid = [f"{name}={value}" for name, value in (config.hydra.sweeper.get("params") or {}).items()]
+    values = [
+        [f"{axis.get_key_element()}={value}" for value in axis.sweep_string_iterator()]
+        if axis.is_discrete_sweep()
+        else [str(axis.input_line)]
+        for axis in OverridesParser.create().parse_overrides([*grid, *tasks])
+    ]
+    for cell in product(*values):
+        to_config(compose("config", list(cell)))
 
 
 class CommandError(ValueError):
     """The command line asks for something that cannot be."""
+
+
+REFUSALS = (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError)
+"""What composing and checking a config raises."""
 
 
 def to_config(composed: DictConfig) -> MatrixConfig:
@@ -134,8 +157,8 @@ def main() -> None:
     register()
     try:
         application()
-    except (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError) as error:
-        if os.environ.get("MATRIX_DEBUG"):
+    except REFUSALS as error:
+        if os.environ.get("MATRIX_DEBUG") or hasattr(error, "__notes__"):  # out of a cell, with on_error=stop
             raise
         sys.exit(_explained(error))
     except KeyboardInterrupt:
@@ -165,14 +188,20 @@ def _report() -> int:
 
 def _explained(error: Exception) -> int:
     """Print what was wrong, what is allowed and what is nearest; the exit code."""
-    lines = [
-        line for line in str(error).splitlines() if not re.match(r"To append|\s+(reference_type|object_type)=", line)
-    ]
+    told, cause = str(error), error.__cause__
+    if isinstance(error, OverrideParseException):
+        told = f"{error.override}: {told}"
+    while cause is not None:
+        if isinstance(cause, ValueError | OmegaConfBaseException) and str(cause) not in told:
+            told += f"\n{cause}"
+        cause = cause.__cause__
+    lines = [line for line in told.splitlines() if not re.match(r"To append|\s+(reference_type|object_type)=", line)]
     text = re.sub(r"\nConfig search path:.*", "", "\n".join(lines), flags=re.DOTALL)
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
     print(f"matrix: {text}", file=sys.stderr)
-    wrong = re.search(r"full_key: ([\w.]+)", text) if "not in '" in text else None
-    wrong = wrong or re.search(r"override '([^']+)'|Key '([^']+)'|Could not find '([^']+)'", text)
+    wrong = re.search(r"override '([^']+)'", text)
+    wrong = wrong or (re.search(r"full_key: ([\w.]+)", text) if "not in '" in text else None)
+    wrong = wrong or re.search(r"Key '([^']+)'|Could not find '([^']+)'", text)
     if wrong:
         word = next(group for group in wrong.groups() if group)
         near = get_close_matches(word, _names(), n=3, cutoff=0.75) or get_close_matches(word, _names(), n=3)

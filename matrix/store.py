@@ -25,6 +25,9 @@ from matrix.stage import Result, Stage, full_config
 
 log = logging.getLogger(__name__)
 
+INVOCATION = "MATRIX_INVOCATION"
+"""Environment variable that marks all cells of one command, in whatever process they run."""
+
 
 class Mode(StrEnum):
     """`reuse`: run what is missing. `refresh`: run again. `offline`: fail on what is missing. `plan`: run nothing."""
@@ -86,8 +89,7 @@ class Store:
             return self._plan(stage, result)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            refresh = self.config.mode is Mode.refresh and stage.name in (self.config.stages or [stage.name])
-            if refresh and not any(v.result.key == key for v in self.visits):
+            if self._is_stale(stage, path):
                 shutil.rmtree(path, ignore_errors=True)
                 shutil.rmtree(f"{path}.partial", ignore_errors=True)
             if hit := (path / "manifest.json").exists():
@@ -103,6 +105,15 @@ class Store:
         log.info("%s %s (%s)", "stored" if hit else "made", result.name, path)
         self.current = None
         return result
+
+    def _is_stale(self, stage: Stage, path: Path) -> bool:
+        """Whether `mode=refresh` asks for another result; one that this command made, in whatever cell, is fresh."""
+        if self.config.mode is not Mode.refresh or stage.name not in (self.config.stages or [stage.name]):
+            return False
+        if any(v.result.path == path for v in self.visits):
+            return False
+        command = os.environ.get(INVOCATION)
+        return not (command and (path / "manifest.json").exists() and read_manifest(path)["command"] == command)
 
     def _run(self, stage: Stage, result: Result) -> dict[str, Any]:
         work = result.path.with_name(result.path.name + ".partial")
@@ -127,6 +138,7 @@ class Store:
             "outputs": outputs,
             "usage": json.loads(usage.read_text()) if usage.exists() else {},
             "seconds": round(seconds, 3),
+            "command": os.environ.get(INVOCATION),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": environment(),
         }

@@ -11,6 +11,7 @@ from matrix import cli
 from matrix.config import MatrixConfig
 from matrix.simulation.grouping import Grouping
 from matrix.simulation.modulator import Communication
+from matrix.store import Mode
 
 OPTIONS = sorted(cli.ROOT.glob("conf/*/*.yaml"))
 PRESETS = sorted(cli.ROOT.glob("experiments/experiment/*.yaml"))
@@ -84,14 +85,11 @@ def test_a_file_opens_with_what_it_is(path):
     assert lines[0].startswith("# ")
 
 
-@pytest.mark.parametrize("kind", Grouping)
-def test_values_are_typed_as_documentation_writes_them(kind):
-    assert configured(f"simulator.grouping.kind={kind.value}").simulator.grouping.kind is kind
-
-
-@pytest.mark.parametrize("kind", Communication)
-def test_and_so_are_those_of_another_room(kind):
-    assert configured(f"simulator.communication={kind.value}").simulator.communication is kind
+def test_values_are_typed_as_documentation_writes_them():
+    config = configured("simulator.grouping.kind=random", "simulator.communication=none", "store.mode=refresh")
+    assert config.simulator.grouping.kind is Grouping("random")
+    assert config.simulator.communication is Communication("none")
+    assert config.store.mode is Mode("refresh")
 
 
 def test_the_order_of_filters_is_that_of_the_command():

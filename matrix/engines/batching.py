@@ -4,7 +4,9 @@
   order of summation, than those with two rows or more; the companion sees to it that there are always two.
 - No prompt is ever split over steps and no sequence is ever preempted: a request enters only when its whole prompt fits
   the step and all its tokens fit the KV cache.
-- Equal prompts enter in different steps: they share a cache block, and two that write it at once disturb each other.
+- Every prompt is first put into the prefix cache by a request for one token, so that every answer starts in the same
+  way: from a cached prompt of which the last token is computed again. Started cold, it would take another kernel. Equal
+  prompts do this one after the other, because an answer takes the last block of its prompt out of the cache.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -35,12 +38,24 @@ COMPANION_TOKENS = 256
 """Length of a companion; it is then replaced by a new one."""
 
 
+class _Stage(Enum):
+    """How far a call is."""
+
+    WARMING = auto()
+    """Its prompt is on the way into the prefix cache."""
+    STARTING = auto()
+    """The answer's request was made, but no step yet."""
+    ANSWERING = auto()
+
+
 @dataclass(eq=False)
 class _Call:
     ids: openvino.Tensor
     config: openvino_genai.GenerationConfig
     blocks: int
     answer: asyncio.Future[openvino_genai.GenerationOutput]
+    prompt: bytes
+    stage: _Stage = _Stage.WARMING
     handle: Any = None
 
 
@@ -97,7 +112,7 @@ class Batcher:
                 f"raise cache_gib (now {self._config.cache_gib})"
             )
         answer = asyncio.get_running_loop().create_future()
-        self._inbox.put(_Call(ids, generation, blocks, answer))
+        self._inbox.put(_Call(ids, generation, blocks, answer, ids.data.tobytes()))
         output: openvino_genai.GenerationOutput = await answer
         return output
 
@@ -148,22 +163,23 @@ class Batcher:
             self._companion = self._add_companion()
             return  # it must be decoding before a new prompt can be a step of one row
         held = sum(call.blocks for call in running)
+        entering = {call.prompt for call in running if call.stage is not _Stage.ANSWERING}
         tokens = 0
-        entered: set[bytes] = set()
         for call in list(waiting):
-            tokens += call.ids.shape[1]
-            full = len(running) == self._config.concurrency or held + call.blocks > self._free
-            if full or (entered and tokens > PREFILL):
+            if len(running) == self._config.concurrency or held + call.blocks > self._free:
                 return
-            prompt = call.ids.data.tobytes()
-            if prompt in entered:
+            if call.prompt in entering:
                 continue
+            size = call.ids.shape[1]
+            if tokens and tokens + size > PREFILL:
+                return
             waiting.remove(call)
             if not call.answer.cancelled():
-                call.handle = self._add(call.ids, call.config)
+                call.handle = self._add(call.ids, _greedy(1))
                 held += call.blocks
+                tokens += size
                 running.append(call)
-                entered.add(prompt)
+                entering.add(call.prompt)
 
     def _add(
         self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
@@ -173,12 +189,9 @@ class Batcher:
 
     def _add_companion(self) -> openvino_genai.GenerationHandle:
         import openvino
-        import openvino_genai as genai
 
-        generation = genai.GenerationConfig()
-        generation.apply_chat_template = False
+        generation = _greedy(COMPANION_TOKENS - BLOCK)
         generation.ignore_eos = True
-        generation.max_new_tokens = COMPANION_TOKENS - BLOCK
         return self._add(openvino.Tensor(np.array([[1, 2, 3, 4]])), generation)
 
     def _dropped(self, call: _Call) -> bool:
@@ -190,6 +203,12 @@ class Batcher:
     def _delivered(self, call: _Call) -> bool:
         status = call.handle.get_status().name
         if status == "RUNNING":
+            if call.stage is _Stage.STARTING:
+                call.stage = _Stage.ANSWERING
+            return False
+        if status == "FINISHED" and call.stage is _Stage.WARMING:
+            call.handle = self._add(call.ids, call.config)
+            call.stage = _Stage.STARTING
             return False
         if status == "FINISHED":
             output = call.handle.read_all()[0]
@@ -198,6 +217,15 @@ class Batcher:
             error = EngineError(f"OpenVINO gave a call up ({status}): the KV cache is full; raise cache_gib")
             _tell(call.answer, lambda answer: answer.set_exception(error))
         return True
+
+
+def _greedy(tokens: int) -> openvino_genai.GenerationConfig:
+    import openvino_genai as genai
+
+    generation = genai.GenerationConfig()
+    generation.apply_chat_template = False
+    generation.max_new_tokens = tokens
+    return generation
 
 
 def _blocks(tokens: int) -> int:

@@ -4,9 +4,7 @@ One thread owns the pipeline. What makes the same call give the same tokens, and
 bit, alone or beside any others:
 
 - weights in F16 (`gguf.in_f16`), f32 activations and KV cache, no dynamic quantization;
-- the way in which `batching` lets requests in;
-- every prompt is first put into the prefix cache by a request for one token, so that every answer starts in the same
-  way: from a cached prompt of which the last token is computed again. Started cold, it would take another kernel.
+- the way in which `batching` lets requests in.
 
 One difference is left: a later turn of a chat reuses what the earlier answer put into the cache token by token. After a
 restart it is computed as one prompt, and its log-probabilities can differ by some 1e-5.
@@ -88,7 +86,7 @@ class OpenVinoEngine:
         require_room(ids.shape[1], sampling, self._config)
         if sampling.choices:
             return await self._score(ids, sampling)
-        output = await self._generate(ids, self._generation(sampling))
+        output = await self._batcher.answer(ids, self._generation(sampling))
         tokens, length = output.generated_ids, output.finish_reason.name == "LENGTH"
         text = self._tokenizer.decode(tokens)
         return Completion(
@@ -110,7 +108,7 @@ class OpenVinoEngine:
                 raise EngineError(
                     f"choice {choice!r} is {len(tokens)} tokens of {self._config.name}; choices must be one"
                 )
-            output = await self._generate(ids, self._forced(choice))
+            output = await self._batcher.answer(ids, self._forced(choice))
             if output.generated_ids[:1] == tokens:  # otherwise a shorter token with the same beginning came first
                 scores[choice] = output.generated_log_probs[0]
         return Completion(
@@ -151,12 +149,6 @@ class OpenVinoEngine:
         generation.logprobs = 1
         generation.structured_output_config = genai.StructuredOutputConfig(grammar=f"root ::= {json.dumps(choice)}")
         return generation
-
-    async def _generate(
-        self, ids: openvino.Tensor, generation: openvino_genai.GenerationConfig
-    ) -> openvino_genai.GenerationOutput:
-        await self._batcher.answer(ids, self._generation(Sampling(seed=0, temperature=0.0, max_tokens=1)))
-        return await self._batcher.answer(ids, generation)
 
     async def close(self) -> None:
         """End after the step that is being made, drop what is unfinished and free the model."""

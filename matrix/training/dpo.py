@@ -37,8 +37,7 @@ class DPO(Trained):
     def sums(self, batch: dict[str, Any]) -> Tensor:
         """(5,): loss, rewards, accuracy and margin summed over the micro-batch's pairs."""
         policy = self._answers(batch)
-        reference = self.reference[batch["rows"].cpu()].to(policy.device)
-        sums = dpo_terms(policy, reference, self.config.beta, self.config.label_smoothing).sum(1)
+        sums = dpo_terms(policy, self.reference[batch["rows"]], self.config.beta, self.config.label_smoothing).sum(1)
         if self.trainer.global_step == 0 and len(policy):
             self._check_start(sums[0].item() / len(policy))
         return sums
@@ -46,7 +45,7 @@ class DPO(Trained):
     def on_train_start(self) -> None:
         """Load the reference table, or compute it while the weights are still those of the reference."""
         if self.reference_file.exists():
-            self.reference = torch.load(self.reference_file, weights_only=True)
+            self.reference = torch.load(self.reference_file, weights_only=True).to(self.device)
             return
         if self.trainer.global_step > 0:
             raise TrainingError(
@@ -66,10 +65,10 @@ class DPO(Trained):
                 batch = {k: v.to(self.device) for k, v in collate(self.examples, rows, 1).items() if k != "normaliser"}
                 table[batch["rows"]] = self._answers(batch)
         self.model.train()
-        self.reference = self.trainer.strategy.reduce(table, reduce_op="sum").cpu()
+        self.reference = self.trainer.strategy.reduce(table, reduce_op="sum")
         if self.trainer.is_global_zero:
             unfinished = self.reference_file.with_suffix(".partial")
-            torch.save(self.reference, unfinished)
+            torch.save(self.reference.cpu(), unfinished)
             unfinished.replace(self.reference_file)
         log.info("reference log-probabilities of %d pairs are ready", len(self.examples))
 

@@ -108,7 +108,7 @@ class Trained(LightningModule):
         Lightning and the engine divide by the accumulation steps; AdamW would hide that, clipping does not.
         """
         sums = self.sums(batch) / batch["normaliser"]
-        self.totals += sums.detach().cpu()
+        self.totals = self.totals.to(sums.device) + sums.detach()
         divisions = 2 if self.config.strategy.zero_stage else 1
         loss: Tensor = sums[0] * (self.plan.accumulation**divisions * self.trainer.world_size)
         return loss

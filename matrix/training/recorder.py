@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from matrix.training.module import Trained
+from matrix.training.module import Trained, rate
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Recorder(Callback):
         module.totals.zero_()
         now = time.monotonic()
         metrics = dict(zip(module.columns, totals, strict=True))
-        metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        metrics["learning_rate"] = module.config.learning_rate * rate(step - 1, total, module.config)
         metrics["gradient_norm"] = _gradient_norm(trainer, module)
         metrics["tokens_per_second"] = module.plan.steps[step - 1].tokens / (now - self.started)
         self.started = now

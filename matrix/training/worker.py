@@ -74,9 +74,11 @@ def main(job_file: Path) -> None:
     config = job.dpo or job.sft
     assert config is not None
     work, base = Path(job.work), Path(job.base)
-    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // config.devices))
-    with FileLock(work / f"checkpoints.{rank}.lock", timeout=120):  # the worker of a killed run may still be dying
+    checkpoints = work / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    with FileLock(checkpoints / f"{rank}.lock", timeout=120):  # the worker of a killed run may still be dying
         source = hub_source(str(base))
         tokenizer = load_tokenizer(source, job.chat_template, job.trust_remote_code)
         found = read_examples(
@@ -86,8 +88,6 @@ def main(job_file: Path) -> None:
         world = config.devices * config.num_nodes
         plan = make_plan(found.examples, config.epochs, config.batch_size, config.micro_batch_size, world, job.seed)
         shared = (source, job.trust_remote_code, config, plan, found.examples)
-        checkpoints = work / "checkpoints"
-        checkpoints.mkdir(exist_ok=True)
         module = DPO(checkpoints / "reference.pt", *shared) if job.dpo else SFT(*shared)
         trainer = fit(module, work, job.seed)
         log.info("trained %d steps, exporting", len(plan.steps))

@@ -181,7 +181,7 @@ def test_choices_within_the_band_are_a_tie_and_half_a_pair_is_none():
 
 
 def test_choices_need_log_probabilities():
-    with pytest.raises(EngineError, match="verdict=CHOICES needs"):
+    with pytest.raises(EngineError, match="verdict=choices needs"):
         judge_all(ArenaHard(config(verdict=Verdict.choices), [pair()], rounds=10), Speaker("A", "A"))
 
 

@@ -261,7 +261,7 @@ def test_everything_is_checked_before_the_first_call(tmp_path, server, answered)
     gamed.write_text("preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline\n")
     official.alpaca_eval2.calibration = str(gamed)
     official.alpaca_eval2.calibration_pin = None
-    with pytest.raises(EvaluationError, match="length_control=MINIMAL"):
+    with pytest.raises(EvaluationError, match="length_control=length_controlled_minimal"):
         evaluate(server, answered, official).run(work)
     assert server.calls == []
 

@@ -81,7 +81,9 @@ def test_calibration_is_checked_before_anything_is_judged(tmp_path):
     path = tmp_path / "df_gamed.csv"
     path.write_text("preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline\n0.5,0,0.1,0.2,False\n")
     assert len(calibration(config(path), [at(0)])) == 1
-    with pytest.raises(EvaluationError, match=r"knows no difficulty of question 7.*length_control=MINIMAL"):
+    with pytest.raises(
+        EvaluationError, match=r"knows no difficulty of question 7.*length_control=length_controlled_minimal"
+    ):
         calibration(config(path), [at(0), at(7)])
     wrong = config(path)
     path.write_text("a,b\n1,2\n")

@@ -69,6 +69,7 @@ def test_first_step_is_adamw_on_the_mean_over_all_targets(tmp_path, base, model,
     torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.0).step()
     assert rows[0]["loss"] == pytest.approx(loss.item(), abs=1e-6)
     assert rows[0]["gradient_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    assert rows[0]["learning_rate"] == pytest.approx(1e-2)
     for mine, theirs in zip(module.model.parameters(), model.parameters(), strict=True):
         moved = (mine - theirs).abs()
         assert moved.mean() < 1e-6

@@ -42,12 +42,14 @@ def test_train_leaves_a_checkpoint_result(uninterrupted):
         "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     ]  # fmt: skip
-    assert not (work / "checkpoints").exists()
     assert json.loads((work / "hf" / "generation_config.json").read_text())["eos_token_id"] == [1, 4]
     summary = json.loads((work / "summary.json").read_text())
     assert (summary["rows"], summary["used"], summary["steps"]) == (11, 11, 201)
     assert summary["last_loss"] < 0.5 * summary["first_loss"]
-    assert len((work / "metrics.csv").read_text().splitlines()) == 202
+    header, first, *rest = (line.split(",") for line in (work / "metrics.csv").read_text().splitlines())
+    assert len(rest) == 200
+    assert float(first[header.index("learning_rate")]) == pytest.approx(1e-3 / 8)  # seven steps of warm-up
+    assert sorted(p.name for p in work.iterdir()) == ["hf", "logs", "metrics.csv", "summary.json", "usage.json"]
     assert list((work / "logs" / "tensorboard").glob("events*"))
 
 
