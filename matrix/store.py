@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -195,7 +196,8 @@ class Store:
         if not found:
             return ""
         _, name, fields = min(found)
-        return f"nearest is {name}, differs in {', '.join(fields[:4])}" + (" ..." if len(fields) > 4 else "")
+        shown = [re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", field) for field in fields[:4]]
+        return f"nearest is {name}, differs in {', '.join(shown)}" + (" ..." if len(fields) > 4 else "")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
