@@ -56,7 +56,7 @@ def openvino_source(model: str, revision: str | None = None) -> Path:
             return openvino_source(*reference)
     raise SourceError(
         f"engine=openvino serves a GGUF file, a folder with model.gguf or a folder with openvino_model.xml; {model} is "
-        "none of these. Export one (recipe.gguf=true when it is trained here, `optimum-cli export openvino` "
+        "none of these. Export one (recipe.sft.export_gguf=true when it is trained here, `optimum-cli export openvino` "
         "otherwise), or use engine=vllm"
     )
 

@@ -1,7 +1,7 @@
 """vLLM in this process: its asynchronous engine with prefix caching, for models on a CUDA GPU.
 
 vLLM gives the same answer to the same seeded call in every batch only with the environment variable
-`VLLM_BATCH_INVARIANT=1` (GPUs of compute capability 9.0 and up, at some cost in speed). Finished calls are in the
+`VLLM_BATCH_INVARIANT=1` (GPUs of compute capability 8.0 and up, at some cost in speed). Finished calls are in the
 journal either way.
 """
 

@@ -26,14 +26,17 @@ COMMON = {
 }
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, base, conversations):
-    """200 optimizer steps without a checkpoint."""
-    work = tmp_path_factory.mktemp("uninterrupted")
-    recipe = SFTConfig(epochs=67, micro_batch_size=2, checkpoint_every=0, **COMMON)
+def uninterrupted_run(work, base, conversations, **how):
+    """201 optimizer steps without a checkpoint."""
+    recipe = SFTConfig(epochs=67, micro_batch_size=2, checkpoint_every=0, **COMMON, **how)
     stage = Train(recipe=recipe, base=base, data=conversations, model=MODEL, seed=5)
     stage.run(work)
     return stage, work
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, base, conversations):
+    return uninterrupted_run(tmp_path_factory.mktemp("uninterrupted"), base, conversations)
 
 
 def test_train_leaves_a_checkpoint_result(uninterrupted):
@@ -54,7 +57,17 @@ def test_train_leaves_a_checkpoint_result(uninterrupted):
 
 
 def test_killed_and_started_again_ends_with_the_same_bits(uninterrupted, tmp_path):
-    whole, expected = uninterrupted
+    kill_and_compare(*uninterrupted, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_under_deepspeed(base, conversations, tmp_path_factory):
+    straight = tmp_path_factory.mktemp("straight")
+    whole, expected = uninterrupted_run(straight, base, conversations, strategy=Strategy.zero2)
+    kill_and_compare(whole, expected, tmp_path_factory.mktemp("killed"))
+
+
+def kill_and_compare(whole, expected, tmp_path):
     stage = replace(whole, recipe=replace(whole.recipe, checkpoint_every=3))
     (tmp_path / "logs").mkdir()
     job = {
