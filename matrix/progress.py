@@ -63,7 +63,6 @@ class Progress:
         """One line of text that says it all."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         u = self.usage
-        cached = u.tokens_cached / u.tokens_in if u.tokens_in else 0.0
         rates = [
             (now - before) / elapsed for now, before in zip((u.tokens_in, u.tokens_out), self._before, strict=True)
         ]
@@ -72,7 +71,8 @@ class Progress:
             parts.append(
                 f"{u.calls} calls, {self.in_flight} in flight" + (f", {u.replayed} replayed" if u.replayed else "")
             )
-            parts.append(f"{rates[0]:.0f} tok/s in, {rates[1]:.0f} out, {cached:.0%} cached")
+            share = f", {u.tokens_cached / u.tokens_in:.0%} cached" if u.tokens_cached else ""  # not every engine tells
+            parts.append(f"{rates[0]:.0f} tok/s in, {rates[1]:.0f} out{share}")
         if 0 < self.done < self.total:
             parts.append(f"ETA {_clock(elapsed / self.done * (self.total - self.done))}")
         parts.append(_clock(elapsed))
