@@ -211,7 +211,7 @@ def fingerprints(path: Path) -> dict[str, str]:
     return {n: o["sha256"] for n, o in read_manifest(path)["outputs"].items() if not n.startswith(INCIDENTAL)}
 
 
-INCIDENTAL = ("journal", "usage.json", "logs/")
+INCIDENTAL = ("journal", "usage.json", "logs/", "metrics.csv", "summary.json")
 """Outputs that depend on how a stage ran (order of answers, timing) and not on what it computed."""
 
 

@@ -36,7 +36,7 @@ def write_gguf(
             "Set recipe.sft.export_gguf=false and recipe.dpo.export_gguf=false, and serve hf/ with vLLM"
         )
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(str(getattr(config, "_name_or_path", "")) or "model")
+    writer.add_name("model")  # no path: equal weights are to give equal files
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

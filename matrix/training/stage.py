@@ -143,8 +143,11 @@ def run_process(command: list[str], job: dict[str, Any], work: Path, title: str)
         finally:
             _end(process)
     if code:
-        tail = "\n".join((logs / "worker.log").read_text(errors="replace").splitlines()[-TAIL:])
-        raise TrainingError(f"{title} failed (exit code {code}). The end of {logs / 'worker.log'}:\n{tail}")
+        tail = (logs / "worker.log").read_text(errors="replace").splitlines()[-TAIL:]
+        cause = tail[-1] if tail else "no output"
+        raise TrainingError(
+            "\n".join([f"{title} failed (exit code {code}): {cause}", f"{logs / 'worker.log'}:", *tail])
+        )
 
 
 def _end(process: subprocess.Popen[str]) -> None:
