@@ -165,3 +165,8 @@ def summarise(work: Path, found: Examples, plan: Plan, trainer: Trainer, seconds
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    if torch.distributed.is_initialized():
+        # All work is done and written. Threads of gloo that outlive the interpreter abort the process now and then.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
