@@ -23,17 +23,26 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Hex sha256 of a file's content; a large file that has not changed is not read twice."""
+    stat = path.stat()
+    # Small files are cheap, and two writes of one may share a time stamp (the clock ticks every few milliseconds).
+    large = stat.st_size > 2**24
+    return (_hash_once if large else _hash_once.__wrapped__)(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _hash_once(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_fingerprint(path: Path) -> str:
+def file_fingerprint(path: Path | str) -> str:
     """Content hash of a file, or of all files of a folder with their names.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
     """
+    path = Path(path)
     if path.is_dir():
         parts = [f"{p.relative_to(path)}:{sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

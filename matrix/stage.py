@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from matrix.provenance import file_fingerprint, prompt_hashes
+from matrix.provenance import prompt_hashes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +104,8 @@ def identity(value: Any) -> Any:
     """A config as plain data, reduced to what decides results.
 
     Fields with `metadata={"identity": False}` are how, not what: left out. Fields at their default are left out, so
-    that a new knob does not void old results. `metadata={"identity": "content"}` stands for a file's content, not its
-    path.
+    that a new knob does not void old results. `metadata={"identity": function}` stands for what the function says of
+    the value, e.g. a file's content instead of its path.
     Dictionaries become lists of pairs: the order of a filter chain decides its result.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -115,7 +115,7 @@ def identity(value: Any) -> Any:
             rule = field.metadata.get("identity", True)
             if rule is False or isinstance(item, Result) or identity(item) == identity(_default(field)):
                 continue
-            described[field.name] = file_fingerprint(Path(item)) if rule == "content" else identity(item)
+            described[field.name] = rule(item) if callable(rule) else identity(item)
         return described
     if isinstance(value, dict):
         return [[str(key), identity(item)] for key, item in value.items()]

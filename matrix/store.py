@@ -90,10 +90,7 @@ class Store:
             return self._plan(stage, result)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if self._is_stale(stage, path):
-                shutil.rmtree(path, ignore_errors=True)
-                shutil.rmtree(f"{path}.partial", ignore_errors=True)
-            if hit := (path / "manifest.json").exists():
+            if hit := (path / "manifest.json").exists() and not self._is_stale(stage, path):
                 manifest = self._verify(stage, path)
             elif self.config.mode is Mode.offline:
                 raise StoreError(
@@ -114,7 +111,7 @@ class Store:
         if any(v.result.path == path for v in self.visits):
             return False
         command = os.environ.get(INVOCATION)
-        return not (command and (path / "manifest.json").exists() and read_manifest(path)["command"] == command)
+        return not (command and read_manifest(path)["command"] == command)
 
     def _run(self, stage: Stage, result: Result) -> dict[str, Any]:
         work = result.path.with_name(result.path.name + ".partial")
@@ -144,13 +141,21 @@ class Store:
             "environment": environment(),
         }
         _write_json(work / "manifest.json", manifest)
+        self._publish(stage, work, result.path)
+        return read_manifest(result.path)
+
+    def _publish(self, stage: Stage, work: Path, path: Path) -> None:
+        old = path.with_name(path.name + ".old")
+        if (path / "manifest.json").exists() and self._is_stale(stage, path):
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)  # what mode=refresh replaces stays until its successor is whole
         try:
-            work.replace(result.path)
+            work.replace(path)
         except OSError:
-            if not (result.path / "manifest.json").exists():
+            if not (path / "manifest.json").exists():
                 raise
             shutil.rmtree(work)  # another writer published first (a lock is not honoured on every network disk)
-        return read_manifest(result.path)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _verify(self, stage: Stage, path: Path) -> dict[str, Any]:
         manifest = read_manifest(path)
@@ -264,7 +269,7 @@ def _how_fields(value: Any, prefix: str = "") -> set[str]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for f in dataclasses.fields(value):
             item, name = getattr(value, f.name), f"{prefix}.{f.name}" if prefix else f.name
-            if f.metadata.get("identity", True) in (False, "content") or isinstance(item, Result):
+            if f.metadata.get("identity", True) is not True or isinstance(item, Result):
                 names |= {name} | _flat(full_config(item), name).keys()
             else:
                 names |= _how_fields(item, name)

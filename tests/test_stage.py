@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix.engines.base import HOW
+from matrix.provenance import file_fingerprint
 from matrix.stage import Estimate, Result, Stage, canonical, full_config, identity
 
-CONTENT = {"identity": "content"}
+CONTENT = {"identity": file_fingerprint}
 
 
 class Colour(StrEnum):

@@ -273,10 +273,18 @@ class TestRefresh:
         assert [store.get(bake(diary)).hit for _ in range(2)] == [False, True]
         assert runs(diary) == 1
 
-    def test_does_not_go_on_from_an_interrupted_run(self, root):
+    def test_goes_on_from_an_interrupted_run(self, root):
         with pytest.raises(RuntimeError):
             opened(root).get(bake(fail=True))
-        assert not (opened(root, "refresh").get(bake()).path / "journal.jsonl").exists()
+        assert (opened(root, "refresh").get(bake()).path / "journal.jsonl").exists()
+
+    def test_what_is_replaced_stays_until_its_successor_is_whole(self, root, diary):
+        made = opened(root).get(bake(diary))
+        with pytest.raises(RuntimeError):
+            opened(root, "refresh").get(bake(diary, fail=True))
+        assert opened(root).get(bake(diary)).hit
+        assert not opened(root, "refresh").get(bake(diary)).hit
+        assert [p.name for p in made.path.parent.iterdir() if p.is_dir()] == [made.path.name]
 
 
 class TestOffline:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from matrix.engines.sources import source_identity, template_identity
 from matrix.records import Message
 
 HOW: dict[str, Any] = {"identity": False}
@@ -31,11 +32,11 @@ class EngineName(StrEnum):
 class ModelConfig:
     """A language model: what it is (model, revision, template) and how it is run (engine and below)."""
 
-    model: str
+    model: str = field(metadata={"identity": source_identity})
     """Hub id, local folder, GGUF file, or `package:<module>/<path>` for a file that an installed package carries."""
     revision: str | None = None
     """Commit, branch or tag on the hub; for `package:` the version that must be installed."""
-    chat_template: str | None = None
+    chat_template: str | None = field(default=None, metadata={"identity": template_identity})
     """Jinja file that replaces the tokenizer's template: a name in `matrix/training/templates/` or a path."""
     max_context: int = 8192
     """Most tokens of prompt and completion together; a call beyond it is refused before it is sent."""

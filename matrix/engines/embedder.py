@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matrix.engines.base import HOW
-from matrix.engines.sources import resolve
+from matrix.engines.sources import resolve, source_identity
 
 Vectors = NDArray[np.float32]
 
@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 class EmbedderConfig:
     """A sentence-transformers model. The paper names none (it cites OpenAI's text embeddings, section 3.2)."""
 
-    model: str
+    model: str = field(metadata={"identity": source_identity})
     """Hub id, local folder, or `package:<module>/<path>`."""
     revision: str | None = None
     trust_remote_code: bool = False

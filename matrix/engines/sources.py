@@ -6,10 +6,13 @@ names the model that it stands for.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
+
+from matrix.provenance import file_fingerprint
 
 TEMPLATES = Path(__file__).parents[1] / "training" / "templates"
 
@@ -38,6 +41,18 @@ def resolve(model: str, revision: str | None = None) -> Path | str:
             "meta-llama/Meta-Llama-3-8B-Instruct, or package:<module>/<path>"
         )
     return model
+
+
+def source_identity(model: str) -> str:
+    """What decides the results of `model`: the content of a local file or folder, the name of anything else."""
+    path = Path(model).expanduser()
+    return f"sha256:{file_fingerprint(path)}" if path.is_file() or path.is_dir() else model
+
+
+def template_identity(name: str | None) -> str | None:
+    """First 12 hex digits of the sha256 of a chat template's text."""
+    text = read_template(name)
+    return text and hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def openvino_source(model: str, revision: str | None = None) -> Path:

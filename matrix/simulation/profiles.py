@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from matrix.provenance import file_fingerprint
 from matrix.records import Profile, RowError
 from matrix.simulation.synthetic import synthetic_profile
 
@@ -40,7 +41,7 @@ class ProfilesConfig:
     more agents leave those that were there as they are.
     """
 
-    path: str | None = field(default=None, metadata={"identity": "content"})
+    path: str | None = field(default=None, metadata={"identity": file_fingerprint})
     """JSON Lines or CSV file with `name`, `description` and, optionally, `id` and `posts`."""
     dataset: str | None = None
     """Dataset on the hub, or a folder that `datasets.load_dataset` reads."""

@@ -5,7 +5,6 @@ A separate process gives accelerator and memory back, and keeps ranks that Light
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from matrix.engines.base import ModelConfig
-from matrix.engines.sources import read_template, resolve
+from matrix.engines.sources import resolve
 from matrix.progress import show
 from matrix.stage import Result, Stage, full_config
 from matrix.training.recipe import DPOConfig, TrainConfig, TrainingError
@@ -34,10 +33,6 @@ class Import(Stage):
 
     name: ClassVar[str] = "import"
     model: ModelConfig
-
-    def identity(self) -> dict[str, Any]:
-        """Like any stage's, with the content of the chat template."""
-        return _with_template(super().identity(), self.model)
 
     def run(self, work: Path) -> None:
         """Write `hf/` and `model.gguf` for a GGUF file, `reference.json` for a folder or hub id.
@@ -68,10 +63,6 @@ class Train(Stage):
     data: Result
     model: ModelConfig
     """What `base` was imported from, for its chat template."""
-
-    def identity(self) -> dict[str, Any]:
-        """Like any stage's, with the content of the chat template."""
-        return _with_template(super().identity(), self.model)
 
     def run(self, work: Path) -> None:
         """Write `hf/`, `model.gguf` where the recipe asks for it, `metrics.csv`, `summary.json` and `logs/`.
@@ -160,9 +151,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _with_template(described: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
-    if template := read_template(model.chat_template):
-        described["prompts"] = {"chat_template": hashlib.sha256(template.encode()).hexdigest()[:12]}
-    return described

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from matrix.engines.base import ModelConfig
 from matrix.engines.sources import SourceError, hub_source, openvino_source, read_template, resolve
+from matrix.stage import identity
 
 
 def test_hub_id_is_left_alone() -> None:
@@ -78,3 +80,13 @@ def test_template(tmp_path: Path) -> None:
     assert read_template(str(tmp_path / "t.jinja")) == "{{ messages }}"
     with pytest.raises(SourceError, match="chat_template=nothing"):
         read_template("nothing")
+
+
+def test_a_local_model_is_its_content(tmp_path: Path) -> None:
+    one, two = (ModelConfig(model=str(tmp_path / name)) for name in ("one.gguf", "two.gguf"))
+    (tmp_path / "one.gguf").write_bytes(b"weights")
+    (tmp_path / "two.gguf").write_bytes(b"weights")
+    assert identity(one) == identity(two)
+    (tmp_path / "two.gguf").write_bytes(b"others")
+    assert identity(one) != identity(two)
+    assert identity(ModelConfig(model="a/b"))["model"] == "a/b"
