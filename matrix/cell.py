@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from matrix.config import MatrixConfig, OnError
+from matrix.engines.base import BudgetReached
 from matrix.pipeline import run
 from matrix.provenance import environment
 from matrix.stage import Result, canonical, identity
@@ -89,13 +90,13 @@ def run_cell(config: MatrixConfig, folder: Path, overrides: list[str], choices: 
         result["stage"] = store.current.name if store.current else None
         result["error"] = f"{type(error).__name__}: {error}"
         result["traceback"] = traceback.format_exc()
-        write("failed")
+        status = write("stopped" if isinstance(error, BudgetReached) else "failed")
         if config.on_error is OnError.stop:
             error.add_note(f"In stage {result['stage']} of {folder}, stopped by on_error=stop")
             raise
-        log.error("failed in %s: %s", result["stage"], result["error"])
+        log.error("%s in %s: %s", status, result["stage"], result["error"])
         log.debug("%s", result["traceback"])
-        return "failed"
+        return status
 
 
 def _described(alias: str, result: Result, visits: list[Visit]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _report() -> int:
         mine = [r for r in results if r["invocation"] == os.environ[INVOCATION]]
         if not mine:
             continue
-        failed |= any(r["status"] == "failed" for r in mine)
+        failed |= any(r["status"] in ("failed", "stopped") for r in mine)
         report = write_report(grid)
         print_table(grid)
         print(f"\nReport: {report}")

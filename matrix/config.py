@@ -12,7 +12,7 @@ from matrix.evaluation.config import EvaluationConfig
 from matrix.filtering.base import FilterConfig
 from matrix.generation.instructions import GeneratorConfig
 from matrix.generation.stage import PreferenceConfig
-from matrix.simulation.society import SimulatorConfig
+from matrix.simulation.config import SimulatorConfig
 from matrix.store import StoreConfig
 from matrix.training.recipe import RecipeConfig
 

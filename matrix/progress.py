@@ -32,7 +32,9 @@ class Usage(msgspec.Struct, kw_only=True):
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
-    """Prompt tokens that the engine had in its prefix cache."""
+    """Prompt tokens that the engine had in its prefix cache, where it tells."""
+    tokens_shared: int = 0
+    """Prompt tokens that stood in a prefix which an earlier prompt had as well: what a cache could serve."""
     retries: int = 0
     failures: int = 0
     seconds: float = 0.0
@@ -71,7 +73,8 @@ class Progress:
             parts.append(
                 f"{u.calls} calls, {self.in_flight} in flight" + (f", {u.replayed} replayed" if u.replayed else "")
             )
-            share = f", {u.tokens_cached / u.tokens_in:.0%} cached" if u.tokens_cached else ""  # not every engine tells
+            cached, word = (u.tokens_cached, "cached") if u.tokens_cached else (u.tokens_shared, "in shared prefixes")
+            share = f", {cached / u.tokens_in:.0%} {word}" if cached else ""  # not every engine tells
             parts.append(f"{rates[0]:.0f} tok/s in, {rates[1]:.0f} out{share}")
         if 0 < self.done < self.total:
             parts.append(f"ETA {_clock(elapsed / self.done * (self.total - self.done))}")

@@ -15,12 +15,15 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from matrix.engines.base import LanguageModel, ModelConfig, Sampling
+from matrix.engines.base import ContextOverflow, LanguageModel, ModelConfig, Priority, Sampling
 from matrix.provenance import derive_seed, prompt_hashes
 from matrix.records import Failure, Message, Origin
 from matrix.stage import Estimate
 
 T = TypeVar("T")
+
+TEMPLATE_TOKENS = 64
+"""Room for what a chat template puts around a prompt, a default system message included."""
 
 
 class Unparsable(ValueError):
@@ -71,7 +74,9 @@ class Asker:
             trim_blocks=True,
             lstrip_blocks=True,
             autoescape=False,  # plain text for a model, not HTML
+            auto_reload=False,  # a file that changed meanwhile would belie the hashes in the rows
         )
+        self._templates.globals.clear()  # prompts use none, and each of them would get a copy
         self._hashes = prompt_hashes(self.package)
 
     async def ask(
@@ -82,25 +87,59 @@ class Asker:
         decoding: Decoding,
         parse: Callable[[str], T],
         schema: dict[str, Any] | None = None,
+        priority: Priority = (),
         **values: Any,
     ) -> T | None:
         """The parsed answer to `prompts/<prompt>.jinja`, or None after two answers that could not be parsed.
+
+        Where the prompt would not fit the model's context, its longest values are shortened.
 
         Args:
             row: id of the row that the answer is for, kept with a failure.
             seed: seed of the first try; the second derives its own.
             parse: raises `Unparsable`.
             schema: JSON schema of the answer; engines with structured output follow it, `parse` tolerates the others.
+            priority: urgency among the calls that wait for the model.
             values: what the template needs; a missing one is an error.
+
+        Raises:
+            ContextOverflow: the fixed text of the prompt alone does not fit.
         """
-        text = self._templates.get_template(f"{prompt}.jinja").render(values).strip()
-        for attempt in (seed, derive_seed(seed, "retry")):
-            completion = await self.model.chat([Message(role="user", content=text)], decoding.sampling(attempt, schema))
+        messages = [Message(role="user", content=self.render(prompt, decoding.max_tokens, values))]
+        for again in (False, True):
+            sampling = decoding.sampling(derive_seed(seed, "retry") if again else seed, schema)
+            completion = await self.model.chat(messages, sampling, priority)
             try:
                 return parse(completion.text)
             except Unparsable as error:
                 self.failures.append(Failure(id=row, purpose=prompt, text=completion.text, error=str(error)))
         return None
+
+    def render(self, prompt: str, max_tokens: int, values: dict[str, Any]) -> str:
+        """The prompt's text, with room for its chat template and an answer of `max_tokens` in the model's context."""
+        template = self._templates.get_template(f"{prompt}.jinja")
+        room = self.model.max_context - max_tokens - TEMPLATE_TOKENS
+
+        def fits(text: str) -> bool:  # no token is shorter than a byte, which spares most prompts the counting
+            return len(text.encode()) <= room or self.model.count_tokens(text) <= room
+
+        text = template.render(values).strip()
+        if fits(text):
+            return text
+        # One limit for all values, the highest that fits: what is short stays whole.
+        low, high = 0, len(text)
+        if not fits(text := template.render(shortened(values, low)).strip()):
+            raise ContextOverflow(
+                f"{self.model.name}: prompt {prompt}.jinja without any content and max_tokens={max_tokens} of answer "
+                f"exceed max_context={self.model.max_context}. Lower max_tokens or raise max_context"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            if fits(shorter := template.render(shortened(values, middle)).strip()):
+                low, text = middle, shorter
+            else:
+                high = middle
+        return text
 
     def origin(self, seed: int, *prompts: str, **more: str) -> Origin:
         """Where a row comes from that the named prompts made."""
@@ -110,6 +149,15 @@ class Asker:
     def sorted_failures(self) -> list[Failure]:
         """All failures in an order that does not depend on which answer came first."""
         return sorted(self.failures, key=lambda f: (f.id, f.purpose, f.text))
+
+
+def shortened(value: Any, limit: int) -> Any:
+    """`value` with every text in it cut to at most `limit` characters, between words where there are any."""
+    if isinstance(value, str) and len(value) > limit:
+        return value[:limit].rpartition(" ")[0] or value[:limit]
+    if isinstance(value, list):
+        return [shortened(item, limit) for item in value]
+    return {key: shortened(item, limit) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def expected(*calls: tuple[ModelConfig, int, float, float]) -> Estimate:

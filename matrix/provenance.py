@@ -18,7 +18,7 @@ from typing import Any
 
 def derive_seed(*parts: int | str) -> int:
     """A 31-bit seed that depends on all parts and on nothing else (engines take signed 32-bit seeds)."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 

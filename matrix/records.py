@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -89,9 +90,13 @@ class Action(Row, frozen=True, kw_only=True):
     aware: list[str] = []
     """Agents of the same group that the modulator told."""
     shared: list[int] = []
-    """Groups that the modulator passed the action on to; it reaches them in their next scenario."""
+    """Groups that the modulator passed the action on to; it reaches them `exchange_lag` rounds later."""
+    heard: list[str] = []
+    """Agents of other groups that it was delivered to."""
     reason: str = ""
     """The modulator's reason for `aware`."""
+    share_reason: str = ""
+    """The modulator's reason for `shared`."""
     unparsed: list[str] = []
     """Purposes (`act`, `react`, `route`, `share`) whose answer could not be parsed twice: the fallback was taken."""
     origin: Origin
@@ -104,6 +109,8 @@ class Scenario(Row, frozen=True, kw_only=True):
     group: int
     index: int
     """How many scenarios the group had closed before this one."""
+    round: int = 0
+    """Round of the society in which it happened; a group with nothing to do lets rounds pass."""
     agents: list[str]
     actions: list[str]
     """Ids of the actions, in order."""
@@ -201,14 +208,30 @@ class RowError(ValueError):
     """A row that is not what its file should hold; names file, line and field."""
 
 
+class RowWriter:
+    """Writes rows to a file as they come, one JSON object a line. Same rows, same bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._encode = msgspec.json.Encoder(order="deterministic").encode
+
+    def write(self, row: msgspec.Struct) -> None:
+        """Append one row."""
+        self._file.write(self._encode(row) + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+
 def write_jsonl(path: Path, rows: Iterable[msgspec.Struct]) -> int:
     """Write rows to `path`, one JSON object a line, and return their number. Same rows, same bytes."""
-    encode = msgspec.json.Encoder(order="deterministic").encode
     count = 0
-    with path.open("wb") as file:
-        for row in rows:
-            file.write(encode(row) + b"\n")
-            count += 1
+    with RowWriter(path) as writer:
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            writer.write(row)
     return count
 
 

@@ -9,8 +9,8 @@ from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, EvaluationConfig
 from matrix.generation.instructions import GeneratorConfig
 from matrix.generation.stage import PreferenceConfig
+from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
-from matrix.simulation.society import SimulatorConfig
 from matrix.store import StoreConfig
 from matrix.training.recipe import RecipeConfig
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 import matrix
-from matrix.engines.base import Completion, EngineName, ModelConfig, Sampling
+from matrix.engines.base import Completion, EngineName, ModelConfig, Priority, Sampling
 from matrix.engines.embedder import EmbedderConfig, Vectors
 from matrix.progress import Progress
 from matrix.prompting import Asker, Decoding
 from matrix.provenance import derive_seed
 from matrix.records import Action, Agent, Message, Origin, Profile, Scenario, write_jsonl
+from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.profiles import ProfilesConfig
-from matrix.simulation.society import SimulatorConfig, Society
+from matrix.simulation.society import Society
 from matrix.simulation.stage import Simulate
 from matrix.stage import Result
 
@@ -29,12 +30,17 @@ OPENINGS = {
     path.read_text().split("{")[0].split("\n")[0]: path.stem
     for room in ("simulation", "generation")
     for path in (Path(matrix.__file__).parent / room / "prompts").glob("*.jinja")
+    if path.stem not in ("act", "react")
 }
 """How a prompt begins -> its purpose: house rule, static text stands first."""
 
 
+OPENINGS[(Path(matrix.__file__).parent / "simulation/prompts/agent.jinja").read_text().split("\n")[0]] = "act"
+
+
 def purpose(prompt: str) -> str:
-    return next((name for opening, name in OPENINGS.items() if prompt.startswith(opening)), "response")
+    kind = next((name for opening, name in OPENINGS.items() if prompt.startswith(opening)), "response")
+    return "react" if kind == "act" and "They have just learned of this: " in prompt else kind
 
 
 def listed(prompt: str) -> list[str]:
@@ -78,7 +84,7 @@ class FakeModel:
         self._replies = REPLIES | replies
         self._shuffle, self._slots = shuffle, asyncio.Semaphore(concurrency)
 
-    async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
+    async def chat(self, messages: list[Message], sampling: Sampling, priority: Priority = ()) -> Completion:
         prompt = messages[-1].content
         kind = purpose(prompt)
         async with self._slots:
@@ -104,6 +110,18 @@ class HashedWords:
 
     def __init__(self, config: EmbedderConfig | None = None) -> None:
         self.config = config
+
+    async def each(self, texts: list[str]) -> list[Vectors]:
+        return [self.embed([text])[0] for text in texts]
+
+    async def one(self, text: str) -> Vectors:
+        return (await self.each([text]))[0]
+
+    def __enter__(self) -> "HashedWords":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
 
     def embed(self, texts: list[str]) -> Vectors:
         vectors = np.array([sum(_direction(word) for word in re.findall(r"\w+", f"the {t}".lower())) for t in texts])
@@ -141,15 +159,29 @@ def simulator(**changes: object) -> SimulatorConfig:
     return SimulatorConfig(**(values | changes))
 
 
-def society(config: SimulatorConfig, model: FakeModel, seed: int = 1) -> Society:
+class Recorded(Society):
+    """A society that keeps its rows in memory."""
+
+    actions: list[Action]
+    scenarios: list[Scenario]
+
+
+def society(config: SimulatorConfig, model: FakeModel, seed: int = 1) -> Recorded:
     asker = Asker("matrix.simulation", model, "simulate-test")
-    return Society(config, asker, HashedWords(), seed, Progress("test", 1))
+    made = Recorded(config, asker, HashedWords(), seed, Progress("test", 1), lambda *rows: keep(*rows))
+    made.actions, made.scenarios = [], []
+
+    def keep(actions: list[Action], scenario: Scenario) -> None:
+        made.actions.extend(actions)
+        made.scenarios.append(scenario)
+
+    return made
 
 
-def lived(config: SimulatorConfig, model: FakeModel, seed: int = 1, people: list[Profile] = PEOPLE) -> Society:
+def lived(config: SimulatorConfig, model: FakeModel, seed: int = 1, people: list[Profile] = PEOPLE) -> Recorded:
     """A society that ran to its end."""
 
-    async def run() -> Society:
+    async def run() -> Recorded:
         made = society(config, model, seed)
         await made.populate(people[: config.num_agents])
         await made.live()

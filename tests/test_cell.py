@@ -9,7 +9,7 @@ from small_cell import configured
 
 from matrix.cell import INVOCATION, cell_id, run_cell
 from matrix.config import OnError, Until
-from matrix.engines.base import HOW, ModelConfig
+from matrix.engines.base import HOW, BudgetReached, ModelConfig
 from matrix.filtering.length import LengthConfig
 from matrix.generation.instructions import GeneratorConfig
 from matrix.simulation.profiles import ProfilesConfig
@@ -110,6 +110,13 @@ class TestFailed:
         cell = told(tmp_path / "cell")
         assert [stage["hit"] for stage in cell["stages"]] == [True, False]
         assert (cell["error"], cell["traceback"]) == (None, None)
+
+    def test_a_spent_budget_is_a_stop_and_no_failure(self, tmp_path, farm):
+        farm["ends"] = BudgetReached
+        assert run_cell(configured(tmp_path), tmp_path / "cell", [], {}) == "stopped"
+        cell = told(tmp_path / "cell")
+        assert (cell["status"], cell["stage"]) == ("stopped", "reap")
+        assert cell["error"] == "BudgetReached: hail on the field"
 
     def test_it_can_be_raised_for_debugging(self, tmp_path, farm):
         farm["ends"] = RuntimeError

@@ -1,13 +1,26 @@
 import contextlib
+from functools import partial
+from pathlib import Path
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from society_fakes import FakeModel
 
-from matrix.engines.base import Completion
-from matrix.prompting import Asker, Decoding, Unparsable, fields_schema, first_paragraph, json_fields
+import matrix.simulation
+from matrix.engines.base import Completion, ContextOverflow
+from matrix.engines.limits import estimate_tokens
+from matrix.prompting import (
+    TEMPLATE_TOKENS,
+    Asker,
+    Decoding,
+    Unparsable,
+    fields_schema,
+    first_paragraph,
+    json_fields,
+    shortened,
+)
 from matrix.provenance import derive_seed, prompt_hashes
 from matrix.records import Failure
 
@@ -25,7 +38,8 @@ class Replies:
         self.texts = list(texts)
         self.calls = []
 
-    async def chat(self, messages, sampling):
+    async def chat(self, messages, sampling, priority=()):
+        self.urgency = priority
         self.calls.append((messages, sampling))
         return Completion(text=self.texts.pop(0), prompt_tokens=1, completion_tokens=1, finish_reason="stop")
 
@@ -82,6 +96,11 @@ class TestAsk:
             "additionalProperties": False,
         }
 
+    async def test_hands_the_urgency_on(self):
+        a = asker("seven", "7")
+        assert await a.ask("goal", "a0001", 5, DECODING, whole_number, priority=(3, -1), persona="x") == 7
+        assert a.model.urgency == (3, -1)
+
     async def test_a_missing_value_is_an_error_before_any_call(self):
         a = asker("7")
         with pytest.raises(jinja2.UndefinedError, match="'goal' is undefined"):
@@ -102,6 +121,107 @@ class TestAsk:
         rows = [Failure(id=i, purpose=p, text=t, error="") for i, p, t in ("bxy", "azz", "axz", "axy")]
         a.failures.extend(rows)
         assert a.sorted_failures() == rows[:0:-1] + rows[:1]
+
+
+class Room:
+    """A model of a given context and tokenizer."""
+
+    name = "room"
+
+    def __init__(self, max_context, count_tokens):
+        self.max_context, self.count_tokens = max_context, count_tokens
+
+
+TOKENIZERS = {
+    "bytes": lambda text: len(text.encode()),
+    "estimate": estimate_tokens,
+    "words": lambda text: len(text.split()),
+}
+PURPOSES = sorted(
+    path.stem
+    for path in (Path(matrix.simulation.__file__).parent / "prompts").glob("*.jinja")
+    if path.stem != "agent"  # a part of others
+)
+TEXTS = ("persona", "goal", "name", "step", "circle", "actor", "action", "description")
+LISTS = ("plan", "memories", "observations", "posts", "members", "groups", "actions")
+WORDS = st.text(st.sampled_from("aé☂😀 \n{}"), max_size=40) | st.text(max_size=20)
+VALUE = st.builds(lambda text, times: text * times, WORDS, st.integers(0, 120))
+VALUES = st.fixed_dictionaries(
+    dict.fromkeys(TEXTS, VALUE) | dict.fromkeys(LISTS, st.lists(VALUE, max_size=5)) | {"steps": st.integers(1, 12)}
+)
+SHORT = (
+    {name: f"The {name} of a cook." for name in TEXTS} | {name: [f"A {name}.", "Two."] for name in LISTS} | {"steps": 3}
+)
+
+
+class TestRender:
+    @pytest.mark.parametrize("tokenizer", TOKENIZERS)
+    @pytest.mark.parametrize("prompt", PURPOSES)
+    @settings(deadline=None, max_examples=25)
+    @given(values=VALUES, context=st.integers(700, 3000), answer=st.integers(1, 100))
+    def test_every_prompt_leaves_room_for_its_answer(self, tokenizer, prompt, values, context, answer):
+        model = Room(context, TOKENIZERS[tokenizer])
+        text = Asker("matrix.simulation", model, "s").render(prompt, answer, values)
+        assert model.count_tokens(text) + TEMPLATE_TOKENS + answer <= context
+        whole = Asker("matrix.simulation", Room(10**9, len), "s").render(prompt, answer, values)
+        if model.count_tokens(whole) + TEMPLATE_TOKENS + answer <= context:
+            assert text == whole
+
+    @pytest.mark.parametrize("prompt", PURPOSES)
+    @pytest.mark.parametrize("long", ["word " * 3000, "x" * 9000, "☂" * 4000])
+    def test_what_is_short_stays_whole_and_what_is_long_fills_the_room(self, prompt, long):
+        render = Asker("matrix.simulation", Room(2500, TOKENIZERS["bytes"]), "s").render
+        whole = render(prompt, 50, SHORT)
+        shown = {name for name in SHORT if render(prompt, 50, SHORT | {name: type(SHORT[name])()}) != whole} - {"steps"}
+        for name in shown:
+            text = render(prompt, 50, SHORT | {name: [long, "Two."] if isinstance(SHORT[name], list) else long})
+            assert len(text.encode()) > 2500 - 50 - TEMPLATE_TOKENS - 2 * 10
+            for other in shown - {name}:
+                assert all(
+                    value in text for value in ([SHORT[other]] if isinstance(SHORT[other], str) else SHORT[other])
+                )
+
+    def test_the_fixed_text_has_to_fit(self):
+        render = partial(Asker("matrix.simulation", Room(300, TOKENIZERS["bytes"]), "s").render, "share")
+        with pytest.raises(ContextOverflow, match=r"room: prompt share\.jinja .* max_tokens=40 .* max_context=300"):
+            render(40, {"groups": ["They met."] * 3, "action": "She sang."})
+        with pytest.raises(ContextOverflow, match="raise max_context"):
+            Asker("matrix.simulation", Room(300, len), "s").render("goal", 400, {"persona": "x"})
+
+    async def test_a_prompt_that_cannot_fit_is_not_sent(self):
+        a = asker("7")
+        a.model.max_context, a.model.count_tokens = 100, len
+        with pytest.raises(ContextOverflow):
+            await a.ask("goal", "a0001", 5, DECODING, whole_number, persona="x")
+        assert a.model.calls == []
+
+
+NESTED = st.recursive(
+    VALUE | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner), max_leaves=6
+)
+
+
+@given(NESTED, st.integers(0, 50))
+def test_texts_are_cut_wherever_they_are(value, limit):
+    def check(long, short):
+        if isinstance(long, str):
+            assert long.startswith(short)
+            assert len(short) <= limit
+            assert short == long or len(long) > limit
+        elif isinstance(long, list):
+            for pair in zip(long, short, strict=True):
+                check(*pair)
+        elif isinstance(long, dict):
+            assert list(long) == list(short)
+            check(list(long.values()), list(short.values()))
+        else:
+            assert long == short
+
+    check(value, shortened(value, limit))
+
+
+def test_texts_are_cut_between_words():
+    assert shortened(["one two three", "onetwothree", 12345678], 8) == ["one two", "onetwoth", 12345678]
 
 
 def test_an_origin_names_stage_model_prompts_and_seed():

@@ -14,6 +14,9 @@ import msgspec
 from matrix.engines.sources import source_identity, template_identity
 from matrix.records import Message
 
+Priority = tuple[int, ...]
+"""Urgency of a call among those that wait for a place; lower goes first. It changes no result."""
+
 HOW: dict[str, Any] = {"identity": False}
 """Metadata of a field that says how something runs, not what it computes."""
 
@@ -66,6 +69,12 @@ class ModelConfig:
     """Share of GPU memory that vLLM may take."""
     tensor_parallel_size: int = field(default=1, metadata=HOW)
     """GPUs that vLLM splits the model over."""
+    budget_tokens: int = field(default=0, metadata=HOW)
+    """Prompt and completion tokens after which a stage stops, to go on with a larger budget; 0: no limit."""
+    budget_hours: float = field(default=0.0, metadata=HOW)
+    """The same for the wall time of one run of a stage."""
+    budget_money: float = field(default=0.0, metadata=HOW)
+    """The same for money, at the prices below."""
     price_in: float = field(default=0.0, metadata=HOW)
     """Money per million prompt tokens, for the plan and the budget."""
     price_out: float = field(default=0.0, metadata=HOW)
@@ -74,6 +83,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
+        if min(self.budget_tokens, self.budget_hours, self.budget_money) < 0:
+            raise ValueError("budget_tokens, budget_hours and budget_money must not be negative; 0 is no limit")
+        if self.budget_money and not (self.price_in or self.price_out):
+            raise ValueError("budget_money needs price_in and price_out, in money per million tokens")
         if self.engine is EngineName.openai and not self.endpoints:
             raise ValueError("engine=openai needs endpoints, e.g. llm.endpoints=[http://127.0.0.1:8000/v1]")
 
@@ -122,13 +135,17 @@ class EngineError(RuntimeError):
     """An engine or endpoint failed for good; says what was tried and what to do next."""
 
 
+class BudgetReached(EngineError):
+    """A budget is spent; all calls that were sent are finished and kept."""
+
+
 class LanguageModel(Protocol):
     """A chat in, a completion out. Safe to call from many tasks of one event loop at once."""
 
     name: str
     max_context: int
 
-    async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
+    async def chat(self, messages: list[Message], sampling: Sampling, priority: Priority = ()) -> Completion:
         """Complete a chat that ends with a user message.
 
         Raises:

@@ -1,18 +1,32 @@
-"""Text embeddings: profiles for homophily groups, scenario memories for sharing, scenarios for retrieval."""
+"""Text embeddings: profiles for homophily groups, scenario memories for sharing, scenarios for retrieval.
+
+The model runs in a process of its own (`matrix.engines.embedding`): an engine in this one holds the interpreter's lock
+for whole decoding steps, and every operation of a model here would wait for the next gap.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import IO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matrix.engines.base import HOW
+from matrix.engines.base import HOW, EngineError
 from matrix.engines.sources import resolve, source_identity
 
 Vectors = NDArray[np.float32]
+
+KEPT = 20_000
+"""Vectors of single texts that are kept: 30 MB at 384 dimensions."""
 
 
 @dataclass(kw_only=True)
@@ -29,28 +43,111 @@ class EmbedderConfig:
 
 
 class Embedder:
-    """Embeds texts; the model is loaded by the first call."""
+    """Embeds texts; the model is loaded by the first call and freed by `close`."""
 
     def __init__(self, config: EmbedderConfig) -> None:
         self.config = config
-        self._model: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._kept: dict[str, Vectors] = {}
+        self._asked: dict[str, asyncio.Future[Vectors]] = {}
+        self._turn = ThreadPoolExecutor(1)
+        """One request is under way at a time."""
 
     def embed(self, texts: list[str]) -> Vectors:
-        """Unit vectors, shape (len(texts), dimension), float32."""
-        if self._model is None:
-            self._model = self._load()
-        vectors = self._model.encode(
-            texts, batch_size=self.config.batch_size, normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, dtype=np.float32)
+        """Unit vectors, shape (len(texts), dimension), float32.
 
-    def _load(self) -> Any:
-        import torch
-        from sentence_transformers import SentenceTransformer
+        Raises:
+            EngineError: the model cannot be loaded, or its process ended.
+        """
+        return self._turn.submit(self._request, texts, self.config.batch_size).result()
 
-        torch.set_num_threads(self.config.threads or len(os.sched_getaffinity(0)))
-        source = resolve(self.config.model, self.config.revision)
-        revision = None if self.config.model.startswith("package:") else self.config.revision
-        return SentenceTransformer(
-            str(source), revision=revision, device="cpu", trust_remote_code=self.config.trust_remote_code
-        )
+    async def each(self, texts: list[str]) -> list[Vectors]:
+        """The unit vector of each text, shape (dimension,), without blocking the event loop.
+
+        Every text is embedded alone: in a batch the last digits would depend on its company. The newest are kept. Texts
+        that are asked for while a request is under way go together with the next.
+        """
+        loop = asyncio.get_running_loop()
+        found: list[Vectors | asyncio.Future[Vectors]] = []
+        for text in texts:
+            if (known := self._kept.get(text)) is not None:
+                found.append(known)
+                continue
+            if text not in self._asked:
+                self._asked[text] = loop.create_future()
+                if len(self._asked) == 1:
+                    self._pump = loop.create_task(self._answer())
+            found.append(self._asked[text])
+        return [await item if isinstance(item, asyncio.Future) else item for item in found]
+
+    async def one(self, text: str) -> Vectors:
+        """The same for one text."""
+        return (await self.each([text]))[0]
+
+    async def _answer(self) -> None:
+        """Answer what was asked for, until nothing is."""
+        loop = asyncio.get_running_loop()
+        while texts := list(self._asked):
+            try:
+                vectors = await loop.run_in_executor(self._turn, self._request, texts, 1)
+            except EngineError as error:
+                for future in self._asked.values():
+                    future.set_exception(error)
+                self._asked.clear()
+                return
+            for text, vector in zip(texts, vectors, strict=True):
+                if len(self._kept) >= KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[text] = vector
+                if not (future := self._asked.pop(text)).done():
+                    future.set_result(vector)
+
+    def _request(self, texts: list[str], batch_size: int) -> Vectors:
+        process = self._process = self._process or self._start()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps({"texts": texts, "batch_size": batch_size}).encode() + b"\n")
+            process.stdin.flush()
+            shape = json.loads(process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            raise EngineError(f"the embedder {self.config.model} ended: {self._last_words()}") from None
+        size = int(np.prod(shape)) * 4
+        return np.frombuffer(process.stdout.read(size), np.float32).reshape(shape)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        c = self.config
+        served = {
+            "source": str(resolve(c.model, c.revision)),
+            "revision": None if c.model.startswith("package:") else c.revision,
+            "threads": c.threads or len(os.sched_getaffinity(0)),
+            "trust_remote_code": c.trust_remote_code,
+        }
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process lives
+        return subprocess.Popen(
+            [sys.executable, "-m", "matrix.engines.embedding", json.dumps(served)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},  # spinning threads would take the engine's cores
+        )  # fmt: skip
+
+    def _last_words(self) -> str:
+        assert self._log
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
+
+    def close(self) -> None:
+        """End the process, if one was started."""
+        self._turn.shutdown()
+        if self._process:
+            assert self._process.stdin and self._process.stdout and self._log
+            self._process.stdin.close()
+            self._process.wait()
+            self._process.stdout.close()
+            self._log.close()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from types import TracebackType
 
-from matrix.engines.base import ContextOverflow, ModelConfig, Sampling
+from matrix.engines.base import ContextOverflow, ModelConfig, Priority, Sampling
 
 BYTES_PER_TOKEN = 3
 """English text has about 4.5 UTF-8 bytes a token under current tokenizers, most other scripts 3 or more."""
@@ -32,6 +33,39 @@ def require_room(prompt_tokens: int, sampling: Sampling, config: ModelConfig) ->
             f"{config.name}: a prompt of {prompt_tokens} tokens and max_tokens={sampling.max_tokens} exceed "
             f"max_context={config.max_context}. Shorten the prompt, lower max_tokens or raise max_context"
         )
+
+
+class Slots:
+    """A semaphore that serves the most urgent first: lowest `priority`, then first come."""
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []
+        self._arrived = 0
+
+    async def acquire(self, priority: Priority = ()) -> None:
+        """Wait for a place."""
+        if self.free:
+            self.free -= 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._arrived += 1
+        heapq.heappush(self._waiting, (priority, self._arrived, place))
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Hand the place on."""
+        while self._waiting:
+            place = heapq.heappop(self._waiting)[2]
+            if not place.done():
+                place.set_result(None)
+                return
+        self.free += 1
 
 
 class AdaptiveLimit:

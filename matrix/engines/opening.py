@@ -9,14 +9,24 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from matrix.engines.base import Completion, EngineError, EngineName, LanguageModel, ModelConfig, Sampling
+from matrix.engines.base import (
+    BudgetReached,
+    Completion,
+    EngineError,
+    EngineName,
+    LanguageModel,
+    ModelConfig,
+    Priority,
+    Sampling,
+)
 from matrix.engines.journal import Entry, Journal, call_key
-from matrix.engines.limits import estimate_tokens
+from matrix.engines.limits import Slots, estimate_tokens
+from matrix.engines.prefix import PrefixMeter
 from matrix.progress import Progress, Usage
 from matrix.records import Message
 
@@ -35,7 +45,7 @@ class Engine(Protocol):
 
 @asynccontextmanager
 async def open_model(
-    config: ModelConfig, journal: Path, progress: Progress, name: str | None = None
+    config: ModelConfig, journal: Path, progress: Progress, name: str | None = None, forked: Sequence[Path] = ()
 ) -> AsyncIterator[LanguageModel]:
     """A ready model, closed (its memory freed) when the block ends.
 
@@ -44,8 +54,9 @@ async def open_model(
         journal: append-only file of finished calls; calls in it are answered from it.
         progress: its `usage` and `in_flight` are kept up to date.
         name: what the journal and rows call the model, where `config.model` is a path inside the store.
+        forked: journals of other stages from which equal calls are taken.
     """
-    with Journal(journal) as kept:
+    with Journal(journal, forked) as kept:
         model = JournaledModel(config, kept, progress, name or config.name)
         try:
             yield model
@@ -77,14 +88,18 @@ class JournaledModel:
         self._config = config
         self._journal = journal
         self._progress = progress
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._slots = Slots(config.concurrency)
+        self._prefixes = PrefixMeter()
+        self._quiet = asyncio.Event()
+        """Set while no call is in flight."""
+        self._quiet.set()
         self._sent: dict[str, asyncio.Future[None]] = {}
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
         self._opened = 0.0
         self._count: Callable[[str], int] | None = None
 
-    async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
+    async def chat(self, messages: list[Message], sampling: Sampling, priority: Priority = ()) -> Completion:
         """Complete a chat; see `LanguageModel.chat`. Equal calls, even at the same time, reach the engine once."""
         key = call_key(self.name, messages, sampling)
         while True:
@@ -96,7 +111,7 @@ class JournaledModel:
             await asyncio.wait([other])  # an equal call that failed or was cancelled leaves this one to try itself
         done = self._sent[key] = asyncio.get_running_loop().create_future()
         try:
-            completion = await self._send(messages, sampling)
+            completion = await self._send(messages, sampling, priority)
             entry = Entry(key=key, model=self.name, messages=messages, sampling=sampling, completion=completion)
             self._journal.add(entry)
         finally:
@@ -104,11 +119,16 @@ class JournaledModel:
             done.set_result(None)
         return completion
 
-    async def _send(self, messages: list[Message], sampling: Sampling) -> Completion:
+    async def _send(self, messages: list[Message], sampling: Sampling, priority: Priority) -> Completion:
         usage = self._progress.usage
-        async with self._slots:
+        await self._slots.acquire(priority)
+        try:
             engine = self._engine or await self._open()
+            if spent := self._spent():
+                await self._quiet.wait()  # what was sent is paid for: it must reach the journal
+                raise BudgetReached(f"{self.name}: {spent}. Everything finished is kept: raise it to go on from here")
             self._progress.in_flight += 1
+            self._quiet.clear()
             try:
                 completion = await engine.chat(messages, sampling)
             except EngineError:
@@ -116,15 +136,31 @@ class JournaledModel:
                 raise
             finally:
                 self._progress.in_flight -= 1
+                if not self._progress.in_flight:
+                    self._quiet.set()
+        finally:
+            self._slots.release()
         usage.calls += 1
         usage.tokens_in += completion.prompt_tokens
         usage.tokens_out += completion.completion_tokens
         usage.tokens_cached += completion.cached_tokens
+        usage.tokens_shared += round(completion.prompt_tokens * self._prefixes.share(messages))
         priced = (
             completion.prompt_tokens * self._config.price_in + completion.completion_tokens * self._config.price_out
         )
         usage.money += priced / 1e6
         return completion
+
+    def _spent(self) -> str:
+        """Which budget is used up, if one is."""
+        c, usage = self._config, self._progress.usage
+        if c.budget_tokens and usage.tokens_in + usage.tokens_out >= c.budget_tokens:
+            return f"budget_tokens={c.budget_tokens} is spent"
+        if c.budget_money and usage.money >= c.budget_money:
+            return f"budget_money={c.budget_money} is spent"
+        if c.budget_hours and time.monotonic() - self._progress.started >= 3600 * c.budget_hours:
+            return f"budget_hours={c.budget_hours} is over"
+        return ""
 
     async def _open(self) -> Engine:
         async with self._opening:

@@ -57,12 +57,12 @@ class Generate(Stage):
         asyncio.run(self._run(work))
 
     async def _run(self, work: Path) -> None:
-        with show("generate", self.generator.num_rows, work) as progress:
+        with show("generate", self.generator.num_rows, work) as progress, Embedder(self.embedder) as embedder:
             async with open_model(self.llm, work / "journal.jsonl", progress) as model:
                 asker = Asker("matrix.generation", model, f"{self.name}-{self.key()[:12]}")
                 seed = derive_seed(self.seed, self.name)
                 generation = Generation(self.generator, asker, self.society, seed, "sft", progress)
-                rows = await generation.conversations(Embedder(self.embedder))
+                rows = await generation.conversations(embedder)
         write_jsonl(work / "rows.jsonl", rows)
         write_parquet(work / "rows.parquet", rows)
         write_jsonl(work / "failures.jsonl", asker.sorted_failures())
@@ -113,11 +113,11 @@ class Prefer(Stage):
         generator = self.preference.generator
         seed = derive_seed(self.seed, self.name)
         stage = f"{self.name}-{self.key()[:12]}"
-        with show("prefer", 2 * generator.num_rows, work) as progress:
+        with show("prefer", 2 * generator.num_rows, work) as progress, Embedder(self.embedder) as embedder:
             async with open_model(self.llm, work / "journal.jsonl", progress) as model:
                 asker = Asker("matrix.generation", model, stage)
                 generation = Generation(generator, asker, self.society, seed, "pair", progress)
-                rows = await generation.conversations(Embedder(self.embedder))
+                rows = await generation.conversations(embedder)
             rejected = await self._rejected(rows, seed, work, progress)
         failures = asker.sorted_failures()
         pairs = []

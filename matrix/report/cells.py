@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from matrix.progress import Usage
-from matrix.records import R, RowError, read_jsonl
+from matrix.records import R, RowError, iter_jsonl
 from matrix.store import read_manifest
 
 NOT_SETTINGS = re.compile(r"(name|label|plan|until|on_error|ablation)$|store\.|hydra")
@@ -173,12 +173,16 @@ class Grid:
         return folder / name if folder and (folder / name).exists() else None
 
     def rows(self, run: StageRun, name: str, kind: type[R]) -> list[R]:
-        """Rows of a stage result's file; none where it cannot be read, which is noted in `problems`."""
+        """All rows of `stream`."""
+        return list(self.stream(run, name, kind))
+
+    def stream(self, run: StageRun, name: str, kind: type[R]) -> Iterator[R]:
+        """Rows of a stage result's file, up to one that cannot be read, which is noted in `problems`."""
         try:
-            return read_jsonl(file, kind) if (file := self.file(run, name)) else []
+            if file := self.file(run, name):
+                yield from iter_jsonl(file, kind)
         except RowError as error:
             self._note(str(error))
-            return []
 
     def json(self, run: StageRun, name: str) -> Any:
         """A JSON file of a stage result; None where it cannot be read, which is noted in `problems`."""

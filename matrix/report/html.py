@@ -19,9 +19,10 @@ import jinja2
 from markupsafe import Markup
 
 from matrix.progress import Usage
-from matrix.report import plots, samples
+from matrix.report import plots, samples, society
 from matrix.report.cells import Cell, Grid, StageRun
 from matrix.report.leaderboard import COLUMNS, REFERENCE, Column, Leaderboard, leaderboard
+from matrix.report.societies import Society, societies
 from matrix.report.tables import duration, fate
 
 LONGEST = 6000
@@ -65,7 +66,7 @@ def percent(value: float | None) -> str:
 def context(grid: Grid) -> dict[str, Any]:
     """All values that the template needs."""
     board = leaderboard(grid)
-    societies = samples.societies(grid, most=3, stories=5 if len(grid.results("society")) == 1 else 3)
+    shown = societies(grid, most=3, stories=5 if len(grid.results("society")) == 1 else 3)
     num_evaluations = max(len(grid.results("scores")), 1)
     comparisons = samples.comparisons(grid, most=4, questions=6 if num_evaluations == 1 else 3)
     funnels = samples.funnels(grid, most=8, examples=6)
@@ -76,7 +77,7 @@ def context(grid: Grid) -> dict[str, Any]:
         "summary": summary(grid, board),
         "statuses": _statuses(grid.cells),
         "score_plots": _score_plots(board),
-        "societies": [(s, _numbers(s), Markup(_society_plot(s))) for s in societies],
+        "societies": [(s, _numbers(s), _drawing(s), Markup(_similarity_plot(s)), cohesion(s)) for s in shown],
         "funnels": [(f, _label_of(grid, f.run), Markup(_funnel_plot(grid, f))) for f in funnels],
         "pairs": samples.preference_pairs(grid, 4),
         "comparisons": [(c, _label_of(grid, c.run), _title_of(c.benchmark)) for c in comparisons],
@@ -87,7 +88,6 @@ def context(grid: Grid) -> dict[str, Any]:
         "unfinished": [(c, board.labels[c.cell], fate(c)) for c in board.unfinished],
         "commands": list(dict.fromkeys(c.command for c in grid.cells if c.command)),
         "environments": list(environments.values()),
-        "most_lines": plots.MOST_LINES,
         "num_societies": len(grid.results("society")),
         "num_evaluations": len(grid.results("scores")),
         "problems": grid.problems,
@@ -133,24 +133,43 @@ def _statuses(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} cell{'s' * (len(cells) > 1)}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
 
 
-def _numbers(society: samples.Society) -> list[tuple[str, str]]:
+def _numbers(society: Society) -> list[tuple[str, str]]:
     """What happened in it, counted."""
-    u = society.run.usage
+    u, exchange = society.run.usage, society.exchange
     pairs: list[tuple[str, int | None]] = [
         ("agents", len(society.agents)),
         ("groups", len({a.group for a in society.agents})),
         ("scenarios", len(society.scenarios)),
-        ("actions", len(society.actions)),
-        ("of them reactions", sum(bool(a.observations) for a in society.actions)),
-        ("messages within groups", sum(len(a.aware) for a in society.actions)),
-        ("messages to other groups", sum(len(a.shared) for a in society.actions)),
-        ("life goals reached", society.goals_reached),
+        ("actions", exchange.actions),
+        ("of them reactions", exchange.reactions),
+        ("messages within groups", exchange.told),
+        ("messages to other groups", exchange.shared),
+        ("life goals reached", society.grouping.get("goals_reached")),
         ("answers not understood", society.failures),
         ("model calls", u.calls + u.replayed),
         ("tokens read", u.tokens_in),
         ("tokens written", u.tokens_out),
     ]
     return [(name, f"{value:,}") for name, value in pairs if value is not None]
+
+
+def cohesion(society: Society) -> str:
+    """How much more alike agents of one group are than others, in words; empty where it was not measured."""
+    within, across = society.grouping.get("within"), society.grouping.get("across")
+    pairs = society.grouping.get("pairs_within")
+    if within is None or across is None or not pairs:
+        return ""
+    so = (
+        "more alike than"
+        if within > across + 0.005
+        else "less alike than"
+        if within < across - 0.005
+        else "as alike as"
+    )
+    return (
+        f"Agents of one group are {so} agents of different groups: the profiles of the {pairs:,} pairs within groups "
+        f"have a mean cosine similarity of {within:.2f}, those of all other pairs {across:.2f}."
+    )
 
 
 def _score_plots(board: Leaderboard) -> list[Markup]:
@@ -165,8 +184,14 @@ def _score_plots(board: Leaderboard) -> list[Markup]:
     return drawn
 
 
-def _society_plot(society: samples.Society) -> str:
-    return plots.society(f"society-{society.run.key[:12]}", society.agents, society.actions)
+def _drawing(shown: Society) -> society.Drawing:
+    return society.draw(shown.agents, shown.exchange, shown.trace.scenario.group if shown.trace else None)
+
+
+def _similarity_plot(shown: Society) -> str:
+    if not shown.similarity:
+        return ""
+    return plots.similarity(f"similarity-{shown.run.key[:12]}", shown.similarity["groups"], shown.similarity["matrix"])
 
 
 def _funnel_plot(grid: Grid, funnel: samples.Funnel) -> str:

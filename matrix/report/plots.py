@@ -1,4 +1,4 @@
-"""Plots of the report as inline SVG: loss curves, filter funnel, the society, scores.
+"""Plots of the report as inline SVG: scores, loss curves, filter funnel, similarity of agents (see also society.py).
 
 Every function returns one `<svg>` element, the same bytes for the same values, that scales with the page. Text stays
 text, so that the page's own fonts draw it.
@@ -10,17 +10,14 @@ import io
 import math
 import re
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from html import escape
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from matrix.records import Action, Agent
 from matrix.report.leaderboard import Column, Entry
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PALETTE = ("#3b6fb6", "#d98032", "#3f9a6d", "#b8475a", "#7d62ab", "#8a6d4b", "#c56aa0", "#5f7f2f", "#2a97a5", "#a08a1c")
@@ -33,10 +30,7 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8, "grid.color": GRID, "grid.linewidth": 0.8, "xtick.color": MUTED, "ytick.color": MUTED,
     "legend.frameon": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
-MOST_LINES = 1500
-"""Lines of each kind drawn in a society, the most frequent ones: more would be a blot of several megabytes."""
 Curve = Sequence[tuple[float, float]]
-K = TypeVar("K", bound=tuple[Any, Any])
 
 
 def _styled() -> AbstractContextManager[None]:
@@ -178,75 +172,42 @@ def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[s
         return _svg(figure, name, f"{title}: {total} rows, {steps[-1][2] if steps else total} kept")
 
 
-def society(name: str, agents: Sequence[Agent], actions: Sequence[Action]) -> str:
-    """Agents in the plane of their profile embeddings, coloured by group, and who told whom.
+def similarity(name: str, groups: Sequence[int], matrix: Sequence[Sequence[float]]) -> str:
+    """Cosine similarities of agents as a heat map (paper figure 6), a box around agents of one group.
 
-    Thin lines join agents of one group of whom one came to know what the other did; dashed lines run from an agent to
-    the middle of a group that its action was passed on to. The more often, the stronger the line.
+    Groups stand in the order of the matrix's second eigenvector, so that groups that are alike are neighbours.
 
     Args:
         name: of the plot, unique on the page.
-        agents: those without a position are left out.
-        actions: of these agents.
+        groups: group of each of n agents.
+        matrix: n x n cosines.
     """
-    places = {a.id: (a.position[0], a.position[1]) for a in agents if len(a.position) == 2}
-    groups: dict[int, list[str]] = {}
-    for agent in sorted(agents, key=lambda a: a.group):
-        if agent.id in places:
-            groups.setdefault(agent.group, []).append(agent.id)
-    colours = {group: PALETTE[i % len(PALETTE)] for i, group in enumerate(groups)}
-    centres = {
-        group: (math.fsum(xs) / len(xs), math.fsum(ys) / len(ys))
-        for group, members in groups.items()
-        for xs, ys in [tuple(zip(*(places[m] for m in members), strict=True))]
-    }
-    drawn = [a for a in actions if a.agent in places]
-    between = Counter((a.agent, group) for a in drawn for group in a.shared if group in centres)
-    told = [(a.agent, other) for a in drawn for other in a.aware if other in places and other != a.agent]
-    inside = Counter((min(pair), max(pair)) for pair in told)
-    group_of = {member: group for group, members in groups.items() for member in members}
-    dashed = [(places[agent], centres[group], MUTED, count) for (agent, group), count in _most(between)]
-    solid = [(places[one], places[other], colours[group_of[one]], count) for (one, other), count in _most(inside)]
-    size = 70 if len(places) <= 60 else 28 if len(places) <= 300 else 12
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    cosines, labels = np.asarray(matrix, dtype=float), np.asarray(groups)
+    _, vectors = np.linalg.eigh(cosines)
+    along = vectors[:, -2 if len(labels) > 1 else -1]
+    order = sorted(range(len(labels)), key=lambda i: (float(along[labels == labels[i]].mean()), labels[i], i))
+    cosines, labels = cosines[np.ix_(order, order)], labels[order]
+    others = cosines[~np.eye(len(labels), dtype=bool)] if len(labels) > 1 else cosines
     with _styled():
-        figure = _figure(6.8, 4.6) if len(places) <= 60 else _figure(8.4, 6.0)
+        figure = _figure(5.4, 4.5)
         axes = figure.add_subplot()
-        _lines(axes, dashed, dashed=True)
-        _lines(axes, solid, dashed=False)
-        for group, members in groups.items():
-            x, y = [places[m][0] for m in members], [places[m][1] for m in members]
-            axes.scatter(x, y, s=size, color=colours[group], edgecolor="white", linewidth=0.9, zorder=3)
-        for group, (x_mean, y_mean) in centres.items() if len(groups) <= 30 else ():
-            box = {"boxstyle": "round,pad=0.22", "fc": "white", "ec": colours[group], "lw": 0.8}
-            axes.text(x_mean, y_mean, str(group), color=colours[group], fontsize=10, fontweight="bold", ha="center",
-                      va="center", zorder=4, bbox=box)  # fmt: skip
+        colours = LinearSegmentedColormap.from_list("similarity", ["#f7f9fb", "#a9c4e2", PALETTE[0], "#16294a"])
+        image = axes.imshow(cosines, cmap=colours, vmin=float(others.min()), vmax=1.0, interpolation="none")
+        for group in sorted(set(labels.tolist())):
+            inside = np.flatnonzero(labels == group)
+            if len(inside) > 1:
+                corner = inside[0] - 0.5
+                axes.add_patch(Rectangle((corner, corner), len(inside), len(inside), fill=False, ec=PALETTE[1], lw=1.3))
+        figure.colorbar(image, ax=axes, shrink=0.85, label="cosine similarity").outline.set_visible(False)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.margins(0.06)
-        return _svg(figure, name, f"{len(places)} agents in {len(groups)} groups")
-
-
-def _most(counts: Counter[K]) -> list[tuple[K, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_LINES]
-
-
-def _lines(axes: Axes, lines: Sequence[tuple[tuple[float, ...], tuple[float, ...], str, int]], dashed: bool) -> None:
-    from matplotlib.collections import LineCollection
-
-    top = max((count for *_, count in lines), default=1)
-    thin = max(0.4, min(1.0, math.sqrt(120 / max(len(lines), 1))))  # many lines must not hide the agents
-    axes.add_collection(
-        LineCollection(
-            [(start, end) for start, end, _, _ in lines],
-            colors=[colour for *_, colour, _ in lines],
-            linewidths=[thin * (0.6 + 1.2 * count / top) for *_, count in lines],
-            alpha=0.4 * thin**2 if dashed else 0.6 * thin,
-            linestyles=[(0, (4, 3))] if dashed else ["solid"],
-            zorder=1 if dashed else 2,
-        )
-    )
+        return _svg(figure, name, f"Cosine similarity of {len(labels)} agents in {len(set(labels.tolist()))} groups")
 
 
 def _short(text: str, most: int) -> str:

@@ -1,4 +1,4 @@
-"""What the report shows of the data: the society and its stories, dropped rows, preference pairs, verdicts.
+"""What the report shows of the data: dropped rows, preference pairs, verdicts (for the society see societies.py).
 
 Everything is read from stage folders of a grid. A result that several cells share is shown once; amounts are capped,
 and what is shown is chosen by rule (spread over groups, reasons and preferences), never by hand.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
-from matrix.records import Action, Agent, Answer, Drop, Failure, Judgement, Message, Origin, Row, Scenario
+from matrix.records import Answer, Drop, Judgement, Message, Origin, Row
 from matrix.report.cells import Grid, StageRun
 
 T = TypeVar("T")
@@ -54,48 +53,6 @@ class TrainingRow(Row, frozen=True, kw_only=True):
 
 
 @dataclass
-class Step:
-    """One action, with names in place of ids."""
-
-    actor: str
-    action: Action
-    heard: list[str]
-
-
-@dataclass
-class Grown:
-    """A training row that grew out of a scenario, and what the filters said."""
-
-    row: TrainingRow
-    asker: str
-    fate: str
-
-
-@dataclass
-class Story:
-    """A scenario with its people, what they did, and what came of it."""
-
-    scenario: Scenario
-    people: list[Agent]
-    steps: list[Step]
-    grown: list[Grown]
-    num_grown: int
-
-
-@dataclass
-class Society:
-    """One simulation."""
-
-    run: StageRun
-    agents: list[Agent]
-    actions: list[Action]
-    scenarios: list[Scenario]
-    failures: int
-    goals_reached: int | None
-    stories: list[Story] = field(default_factory=list)
-
-
-@dataclass
 class Funnel:
     """What one chain of filters did to one set of rows."""
 
@@ -131,83 +88,6 @@ class Comparison:
     benchmark: str
     counts: dict[str, int]
     verdicts: list[Verdict]
-
-
-def societies(grid: Grid, most: int, stories: int) -> list[Society]:
-    """The first `most` simulations of the grid, each with up to `stories` scenarios from different groups."""
-    grown: defaultdict[tuple[str, str], list[Grown]] = defaultdict(list)
-    names: dict[tuple[str, str], str] = {}
-    found = []
-    for run in list(grid.results("society").values())[:most]:
-        agents = grid.rows(run, "agents.jsonl", Agent)
-        names |= {(run.name, agent.id): agent.name for agent in agents}
-        grouping = grid.json(run, "grouping.json") or {}
-        found.append(
-            Society(
-                run=run,
-                agents=agents,
-                actions=grid.rows(run, "actions.jsonl", Action),
-                scenarios=grid.rows(run, "scenarios.jsonl", Scenario),
-                failures=len(grid.rows(run, "failures.jsonl", Failure)),
-                goals_reached=grouping.get("goals_reached"),
-            )
-        )
-    fates = _fates(grid)
-    for run in grid.results("rows", "pairs").values():
-        for row in grid.rows(run, "rows.jsonl", TrainingRow):
-            where = (row.origin.society, row.origin.scenario)
-            asker = names.get((row.origin.society, row.origin.agent), row.origin.agent)
-            grown[where].append(Grown(row, asker, _fate(fates.get((run.name, row.id), []))))
-    for society in (s for s in found if s.agents):
-        society.stories = _stories(society, grown, stories)
-    return [s for s in found if s.agents]
-
-
-def _stories(society: Society, grown: dict[tuple[str, str], list[Grown]], most: int) -> list[Story]:
-    """One scenario a group in turn, those that most rows grew out of first."""
-    agents = {agent.id: agent for agent in society.agents}
-    actions = {action.id: action for action in society.actions}
-    ranked = sorted(society.scenarios, key=lambda s: (-len(grown.get((society.run.name, s.id), [])), s.index, s.group))
-    turns: defaultdict[int, list[Scenario]] = defaultdict(list)
-    for scenario in ranked:
-        turns[scenario.group].append(scenario)
-    stories = []
-    for scenario in [scenario for turn in zip_longest(*turns.values()) for scenario in turn if scenario][:most]:
-        rows = sorted(grown.get((society.run.name, scenario.id), []), key=lambda g: (bool(g.row.chosen), g.row.id))
-        steps = [
-            Step(agents[a.agent].name if a.agent in agents else a.agent, a,
-                 [agents[other].name if other in agents else other for other in a.aware])
-            for a in (actions[name] for name in scenario.actions if name in actions)
-        ]  # fmt: skip
-        people = [agents[name] for name in scenario.agents if name in agents]
-        stories.append(Story(scenario, people, steps, rows[:1] + rows[1:][-1:], len(rows)))
-    return stories
-
-
-def _fates(grid: Grid) -> dict[tuple[str, str], list[Drop | None]]:
-    """(Name of a result, row id) -> for each chain of filters that judged the row, its drop or None for kept."""
-    fates: defaultdict[tuple[str, str], list[Drop | None]] = defaultdict(list)
-    seen = set()
-    for cell in grid.cells:
-        runs = {run.alias: run for run in cell.stages}
-        for source, kept in (("rows", "kept"), ("pairs", "kept_pairs")):
-            if source in runs and kept in runs and runs[kept].name not in seen:
-                seen.add(runs[kept].name)
-                for drop in grid.rows(runs[kept], "drops.jsonl", Drop):
-                    fates[runs[source].name, drop.id].append(drop)
-                for row in grid.rows(runs[kept], "rows.jsonl", TrainingRow):
-                    fates[runs[source].name, row.id].append(None)
-    return fates
-
-
-def _fate(judged: Sequence[Drop | None]) -> str:
-    drops = [drop for drop in judged if drop]
-    if not judged:
-        return ""
-    if not drops:
-        return "kept"
-    why = f"dropped by {drops[0].filter}: {drops[0].reason.replace('_', ' ')}"
-    return why if len(drops) == len(judged) else f"{why}; kept by {len(judged) - len(drops)} of {len(judged)} chains"
 
 
 def funnels(grid: Grid, most: int, examples: int) -> list[Funnel]:

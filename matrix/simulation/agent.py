@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 
 from matrix.prompting import Asker, Decoding, Unparsable, fields_schema, first_paragraph, json_fields
 from matrix.provenance import derive_seed
-from matrix.records import Origin, Profile
-from matrix.simulation.memory import Memory
+from matrix.records import Agent, Origin, Profile
+from matrix.simulation.memory import Kind, Memory
+from matrix.simulation.privacy import find, mask
 
 MAX_WORDS = 45
 """Most words of a description, personality or goal: every prompt about the agent carries them."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Life:
     """The changing state of one agent; `matrix.records.Agent` is its written form."""
 
@@ -34,7 +36,13 @@ class Life:
     """Index of the plan step that it works on."""
     inbox: list[str] = field(default_factory=list)
     """What it was told since it last acted."""
+    mail: list[tuple[int, str, str]] = field(default_factory=list)
+    """(Round, action, news) sent to it from other groups and not delivered yet."""
+    mail_until: int = -1
+    """Last round whose mail it has."""
     memory: Memory = field(default_factory=Memory)
+    masked: Counter[str] = field(default_factory=Counter)
+    """How many identifiers of each `matrix.simulation.privacy.Kind` were masked in its texts, after the rewrite."""
 
     @property
     def persona(self) -> str:
@@ -46,14 +54,32 @@ class Life:
         """The plan is finished, so the life goal counts as reached, and nobody told it anything new."""
         return self.next_step >= len(self.plan) and not self.inbox
 
+    def row(self) -> Agent:
+        """The agent as it is written."""
+        return Agent(
+            id=self.id, name=self.name, description=self.description, posts=self.posts, personality=self.personality,
+            goal=self.goal, plan=self.plan, group=self.group, profile=self.profile, position=self.position,
+            origin=self.origin,
+        )  # fmt: skip
+
 
 async def bring_to_life(
     asker: Asker, number: int, profile: Profile, seed: int, steps: int, max_posts: int, decoding: Decoding
 ) -> Life:
-    """An agent made of a profile: anonymised, then personality, life goal and plan (paper tables 15 and 16)."""
+    """An agent made of a profile: anonymised, then personality, life goal and plan (paper tables 15 and 16).
+
+    The model rewrites the profile, detectors mask what identifies the person in every text that the agent is left with.
+    """
     agent = f"a{number:04}"
     seed = derive_seed(seed, agent)
-    posts = [masked(post, profile.name) for post in profile.posts]
+    found: Counter[str] = Counter()
+
+    def clean(text: str) -> str:
+        kept, kinds = mask(text, profile.name)
+        found.update(kinds)
+        return kept
+
+    posts = [clean(post) for post in profile.posts]
     shown = posts[:max_posts]
 
     anonymous = await asker.ask(
@@ -61,21 +87,23 @@ async def bring_to_life(
         lambda text: parse_role(text, profile.name), ROLE_SCHEMA,
         name=profile.name, description=profile.description, posts=profile.posts[:max_posts],
     )  # fmt: skip
-    name, description = anonymous or fallback_role(profile)
+    name, description, kinds = anonymous or fallback_role(profile)
+    found.update(kinds)
     persona = f"{name}. {description}"
     # Where even the second answer has no text, the description stands in: an agent is never left without a goal.
     personality = await asker.ask(
         "personality", agent, derive_seed(seed, "personality"), decoding, brief, persona=persona, posts=shown
     )
     goal = await asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, brief, persona=persona)
-    goal = goal or f"To do well what the description says: {description}"
+    goal = clean(goal or f"To do well what the description says: {description}")
     plan = await asker.ask(
         "plan", agent, derive_seed(seed, "plan"), decoding, lambda text: parse_plan(text, steps),
         persona=persona, goal=goal, steps=steps,
     )  # fmt: skip
     return Life(
-        id=agent, name=name, description=description, posts=posts, personality=personality or "", goal=goal,
-        plan=plan or [goal], profile=profile.id, memory=Memory(list(posts)),
+        id=agent, name=name, description=description, posts=posts, personality=clean(personality or ""), goal=goal,
+        plan=[clean(step) for step in plan or [goal]], profile=profile.id, masked=found,
+        memory=Memory(list(posts), [Kind.post] * len(posts), [-1] * len(posts)),
         origin=asker.origin(seed, "anonymise", "personality", "goal", "plan"),
     )  # fmt: skip
 
@@ -85,36 +113,33 @@ def brief(text: str) -> str:
     return first_paragraph(text, MAX_WORDS)
 
 
-LETTER = r"[^\W\d_]"
-
-
-def masked(text: str, name: str) -> str:
-    """`text` without any word of `name` (three letters or more), also where it is part of a handle like `@ann_lee7`."""
-    words = re.findall(rf"{LETTER}{{3,}}", name)
-    return re.sub(rf"(?<!{LETTER})(?:{'|'.join(words)})(?!{LETTER})", "someone", text, flags=re.I) if words else text
-
-
 ROLE_SCHEMA = fields_schema(role={"type": "string"}, description={"type": "string"})
 
 
-def parse_role(text: str, name: str) -> tuple[str, str]:
-    """Role name and description, the original name masked."""
+def parse_role(text: str, name: str) -> tuple[str, str, Counter[str]]:
+    """Role name and masked description, and how many identifiers of each kind the description had.
+
+    Raises:
+        Unparsable: there is no usable role, or it identifies the person.
+    """
     fields = json_fields(text)
     role, description = (str(fields.get(key) or "") for key in ("role", "description"))
-    words = masked(role, name).strip(" *\"'.<>").split()
-    if not 1 <= len(words) <= 8 or "someone" in " ".join(words):
-        raise Unparsable(f"expected a role of one to eight words without the name, got {role!r}")
-    return " ".join(words), first_paragraph(masked(description, name), MAX_WORDS)
+    words = role.strip(" *\"'.<>").split()
+    if not 1 <= len(words) <= 8 or find(" ".join(words), name):
+        raise Unparsable(f"expected a role of one to eight words that identifies nobody, got {role!r}")
+    # Masked as one line (what was split over two is found) and before it is cut (half of it would not be).
+    kept, kinds = mask(first_paragraph(description, len(description)), name)
+    return " ".join(words), brief(kept), kinds
 
 
-def fallback_role(profile: Profile) -> tuple[str, str]:
-    """Role and description from the profile's own description, for a model that twice gave no usable answer."""
-    description = masked(profile.description, profile.name)
+def fallback_role(profile: Profile) -> tuple[str, str, Counter[str]]:
+    """The same from the profile's own description, for a model that twice gave no usable answer."""
+    description, kinds = mask(" ".join(profile.description.split()), profile.name)
     sentence = re.split(r"[.,;!?]", description)[0].split()
     while sentence and sentence[0].lower() in {"a", "an", "the", "someone", "is"}:
         sentence = sentence[1:]
     role = " ".join(sentence[:6])
-    return role[:1].upper() + role[1:] or "Person", description
+    return role[:1].upper() + role[1:] or "Person", description, kinds
 
 
 def parse_plan(text: str, steps: int) -> list[str]:

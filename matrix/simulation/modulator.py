@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from matrix.engines.embedder import Embedder, Vectors
+from matrix.engines.base import Priority
+from matrix.engines.embedder import Vectors
 from matrix.prompting import Asker, Decoding, Unparsable, fields_schema
 from matrix.provenance import derive_seed
 from matrix.simulation.agent import Life
+
+CIRCLE = 20
+"""Most members that a prompt names where it only says who belongs together."""
 
 
 class Communication(StrEnum):
     """Who is told of an action (paper table 8).
 
-    `structured`: whom the modulator names. `random`: as many, drawn at random, so that an ablation compares structure
-    and not volume. `none`: nobody, and the modulator is not asked.
+    `structured`: whom the modulator names. `random`: as many agents, drawn from the whole society, so that an ablation
+    compares structure and not volume. `none`: nobody, and the modulator is not asked.
     """
 
     structured = "structured"
@@ -28,78 +35,135 @@ class Communication(StrEnum):
     none = "none"
 
 
-@dataclass
+@dataclass(slots=True)
 class Modulator:
     """Knows its group's members and remembers its scenarios."""
 
     group: int
     members: list[Life]
-    centre: Vectors
-    """Mean profile embedding of the group, shape (dimension,)."""
-    memory: list[str] = field(default_factory=list)
-    """Scenario summaries, oldest first."""
-    memory_vectors: list[Vectors] = field(default_factory=list)
+    reach: list[int]
+    """Groups that it knows of, in order: those that it may tell of an action."""
+    profiles: Vectors | None = None
+    """Profile embeddings of the members, shape (members, dimension), of a group too large for one list."""
+    scenarios: int = 0
+    """Scenarios that the group has had."""
+    memory: dict[int, str] = field(default_factory=dict)
+    """Round -> summary of the group's last scenario then, for the rounds that other groups still ask about."""
+    summed: asyncio.Task[str] | None = None
+    """Becomes the summary of the last scenario; the next one waits for it before it is remembered."""
 
-    def description(self) -> str:
-        """The group as other modulators see it: its people and its last scenario."""
-        people = ", ".join(member.name for member in self.members)
-        return f"{people}. {self.memory[-1]}" if self.memory else people
+    @property
+    def circle(self) -> str:
+        """The members by name, as far as a prompt needs them."""
+        names = [member.name for member in self.members[:CIRCLE]]
+        return "; ".join(names) if len(self.members) > 1 else ""
 
-    def remember(self, summary: str, embedder: Embedder) -> None:
-        """Keep a closed scenario."""
-        self.memory.append(summary)
-        self.memory_vectors.append(embedder.embed([summary])[0])
-
-    def similarity(self, vector: Vectors) -> float:
-        """Cosine of `vector` with the most similar memory of the group, or with its people before there is one."""
-        return max(float(vector @ known) for known in (self.memory_vectors or [self.centre]))
+    def description(self, round_: int) -> str:
+        """The group as other modulators see it: its people and its last scenario up to `round_`."""
+        people = ", ".join(member.name for member in self.members[:CIRCLE])
+        summary = self.memory.get(round_)
+        return f"{people}. {summary}" if summary else people
 
     async def route(
-        self, asker: Asker, action_id: str, actor: Life, text: str, seed: int, decoding: Decoding
-    ) -> tuple[list[Life], str, bool]:
-        """Members that can be aware of an action, the reason, and whether the answer could be parsed.
+        self, asker: Asker, action_id: str, actor: Life, text: str, members: list[Life], seed: int, decoding: Decoding,
+        priority: Priority = (),
+    ) -> tuple[list[Life], str, bool]:  # fmt: skip
+        """Those of `members` that can be aware of an action, the reason, and whether the answer could be parsed.
 
-        Fallback when two answers cannot be parsed: all other members, who share the group because they are alike.
+        The actor is listed too, so that all prompts of a group begin alike. Fallback when two answers cannot be parsed:
+        all other members, who share the group because they are alike.
         """
-        others = [member for member in self.members if member is not actor]
-        if not others:
+        if len(members) == 1:
             return [], "", True
         answer = await asker.ask(
-            "route", action_id, derive_seed(seed, "route"), decoding, lambda t: parse_indices(t, len(others)),
-            indices_schema(len(others)),
-            members=[f"{member.name}. {member.description}" for member in others], action=text,
+            "route", action_id, derive_seed(seed, "route"), decoding, lambda t: parse_indices(t, len(members)),
+            indices_schema(len(members)), priority,
+            members=[f"{member.name}. {member.description}" for member in members], actor=actor.name, action=text,
         )  # fmt: skip
-        if answer is None:
-            return others, "", False
-        indices, reason = answer
-        return [others[i] for i in indices], reason, True
+        indices, reason = answer or (range(len(members)), "")
+        return [m for i in indices if (m := members[i]) is not actor], reason, answer is not None
+
+    def nearest(self, vector: Vectors, limit: int) -> list[Life]:
+        """The `limit` members whose profiles are most similar to an action, in order of number."""
+        assert self.profiles is not None
+        return [self.members[i] for i in _nearest(self.profiles, vector, limit)]
 
     async def share(
-        self, asker: Asker, action_id: str, text: str, others: list[Modulator], seed: int, decoding: Decoding
-    ) -> tuple[list[Modulator], bool]:
-        """Groups among `others` that should hear of an action; none when two answers cannot be parsed."""
-        if not others:
-            return [], True
+        self, asker: Asker, action_id: str, text: str, others: list[Modulator], round_: int, seed: int,
+        decoding: Decoding, priority: Priority = (),
+    ) -> tuple[list[int], str, bool]:  # fmt: skip
+        """Groups among `others` that should hear of an action by what they had done up to `round_`, reason, parsed.
+
+        Fallback when two answers cannot be parsed: none.
+        """
         answer = await asker.ask(
             "share", action_id, derive_seed(seed, "share"), decoding, lambda t: parse_indices(t, len(others)),
-            indices_schema(len(others)),
-            groups=[other.description() for other in others], action=text,
+            indices_schema(len(others)), priority, groups=[other.description(round_) for other in others], action=text,
         )  # fmt: skip
-        return ([], False) if answer is None else ([others[i] for i in answer[0]], True)
+        indices, reason = answer or ([], "")
+        return [others[i].group for i in indices], reason, answer is not None
 
 
-def shortlist(modulators: list[Modulator], own: int, vector: Vectors, limit: int) -> list[Modulator]:
-    """The `limit` other groups whose memories are most similar to an action: all of them would not fit a context."""
-    others = [m for m in modulators if m.group != own]
-    order = np.argsort([-m.similarity(vector) for m in others], kind="stable")
-    return [others[i] for i in order[:limit]]
+class Memories:
+    """What all groups have been doing, as one unit vector a group and round: what an action is compared with."""
+
+    def __init__(self, centres: Vectors) -> None:
+        """`centres`: mean profile embedding of every group, shape (groups, dimension); its memory before round 0."""
+        self._rounds = {-1: _unit(centres)}
+        self._shape = centres.shape
+
+    def remember(self, group: int, round_: int, summary: Vectors | None) -> None:
+        """Blend a closed scenario's embedding with what was before; without one the group remembers what it did."""
+        before = self._rounds[round_ - 1][group]
+        if round_ not in self._rounds:
+            self._rounds[round_] = np.empty(self._shape, np.float32)
+        self._rounds[round_][group] = before if summary is None else _unit(before + summary)
+
+    def nearest(self, groups: list[int], round_: int, vector: Vectors, limit: int) -> list[int]:
+        """The `limit` of `groups` whose memories up to `round_` are most similar to an action, in order of number.
+
+        All of them would not fit a context.
+        """
+        if len(groups) > limit:
+            groups = [groups[i] for i in _nearest(self._rounds[max(round_, -1)][groups], vector, limit)]
+        return groups
+
+    def forget(self, round_: int) -> None:
+        """Nobody asks about `round_` any more."""
+        self._rounds.pop(round_, None)
 
 
-def at_random(chosen: int, population: list[int], seed: int) -> list[int]:
-    """As many members of the population as were chosen, drawn at random."""
-    return sorted(random.Random(seed).sample(population, min(chosen, len(population))))
+def reach(centres: Vectors, limit: int) -> list[list[int]]:
+    """For every group the `limit` others with the most similar people, in order of number; 0: all others."""
+    total = len(centres)
+    if not limit or limit >= total - 1:
+        return [[*range(group), *range(group + 1, total)] for group in range(total)]
+    centres, near = _unit(centres), []
+    for start in range(0, total, 1024):
+        cosines = np.round(centres[start : start + 1024] @ centres.T, 4)
+        for row, group in enumerate(range(start, min(start + 1024, total))):
+            cosines[row, group] = -2
+            near.append(sorted(np.argpartition(-cosines[row], limit)[:limit].tolist()))
+    return near
 
 
+def _nearest(vectors: Vectors, vector: Vectors, limit: int) -> list[int]:
+    """Rows with the highest cosines, in order of number; rounded, so that the last digits decide nothing."""
+    order = np.argsort(-np.round(vectors @ vector, 4), kind="stable")
+    return sorted(order[:limit].tolist())
+
+
+def drawn(seed: int, population: Sequence[int], most: int) -> list[int]:
+    """`most` different members of the population in random order; fewer where it is smaller."""
+    return random.Random(seed).sample(population, min(most, len(population)))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return unit
+
+
+@lru_cache
 def indices_schema(count: int) -> dict[str, Any]:
     """JSON schema of a modulator's answer: which of `count` entries, and why (paper table 17)."""
     indices = {"type": "array", "items": {"type": "integer", "enum": list(range(count))}, "maxItems": count}

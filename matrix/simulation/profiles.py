@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -23,6 +25,14 @@ log = logging.getLogger(__name__)
 
 FIELDS = ("id", "name", "description", "posts")
 SUFFIXES = (".jsonl", ".csv")
+
+
+class UnusableRow(RowError):
+    """A row that is not a profile; `reason` is the same for all rows with the same mistake, e.g. `field name`."""
+
+    def __init__(self, place: str, reason: str, detail: str) -> None:
+        super().__init__(f"{place}: {reason}{detail}")
+        self.reason = reason
 
 
 class BadRow(StrEnum):
@@ -69,13 +79,14 @@ class ProfilesConfig:
             raise ValueError('profiles.separator is empty; name the text between two posts, e.g. "|"')
 
 
-def load_profiles(config: ProfilesConfig, count: int, seed: int) -> list[Profile]:
+def load_profiles(config: ProfilesConfig, count: int, seed: int, skipped: Counter[str] | None = None) -> list[Profile]:
     """The first `count` profiles of a source; files and datasets are read no further than that.
 
     Args:
         config: the source.
         count: number of profiles.
         seed: decides who lives in the synthetic population; other sources do not depend on it.
+        skipped: where given, the number of rows that were left out is added to it, by what was wrong with them.
 
     Raises:
         RowError: a row is not a profile (and `on_bad_row=fail`); says where, which field and what was expected.
@@ -84,7 +95,8 @@ def load_profiles(config: ProfilesConfig, count: int, seed: int) -> list[Profile
     if not config.path and not config.dataset:
         return [synthetic_profile(seed, index) for index in range(count)]
     source = str(config.path or config.dataset)
-    profiles = list(islice(_good(config, _rows(config)), count))
+    with closing(_rows(config)) as rows:
+        profiles = list(islice(_good(config, rows, Counter() if skipped is None else skipped), count))
     if len(profiles) < count:
         raise ValueError(
             f"{source} holds {len(profiles)} usable profiles, {count} agents were asked for. "
@@ -93,7 +105,7 @@ def load_profiles(config: ProfilesConfig, count: int, seed: int) -> list[Profile
     return profiles
 
 
-def _rows(config: ProfilesConfig) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+def _rows(config: ProfilesConfig) -> Generator[tuple[str, dict[str, Any] | UnusableRow]]:
     """Place -> row as plain data, or what kept it from being read."""
     if config.dataset:
         from datasets import load_dataset
@@ -108,8 +120,8 @@ def _rows(config: ProfilesConfig) -> Iterator[tuple[str, dict[str, Any] | RowErr
             reader = csv.DictReader(file)
             for row in reader:
                 place = f"{path}:{reader.line_num}"
-                surplus = RowError(
-                    f"{place}: more cells than the header has columns; put quotes around text with commas"
+                surplus = UnusableRow(
+                    place, "more cells than the header has columns", "; put quotes around text with commas"
                 )
                 yield place, surplus if None in row else {key: value for key, value in row.items() if value}
             return
@@ -120,25 +132,30 @@ def _rows(config: ProfilesConfig) -> Iterator[tuple[str, dict[str, Any] | RowErr
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                yield place, RowError(f"{place}: not JSON ({error}); expected one object a line")
+                yield place, UnusableRow(place, "not JSON", f" ({error}); expected one object a line")
                 continue
             is_object = isinstance(row, dict)
-            yield place, row if is_object else RowError(f"{place}: expected a JSON object, found {_kind(row)}")
+            yield place, row if is_object else UnusableRow(place, "expected a JSON object", f", found {_kind(row)}")
 
 
-def _good(config: ProfilesConfig, rows: Iterator[tuple[str, dict[str, Any] | RowError]]) -> Iterator[Profile]:
+def _good(
+    config: ProfilesConfig, rows: Iterator[tuple[str, dict[str, Any] | UnusableRow]], skipped: Counter[str]
+) -> Iterator[Profile]:
     seen: dict[str, str] = {}
     for number, (place, row) in enumerate(rows, 1):
         try:
-            if isinstance(row, RowError):
+            if isinstance(row, UnusableRow):
                 raise row
             profile = _profile(config, place, number, row)
             if profile.id in seen:
-                raise RowError(f"{place}: field id: {profile.id!r} is taken by {seen[profile.id]}; ids must differ")
-        except RowError as error:
+                raise UnusableRow(
+                    place, "field id", f": {profile.id!r} is taken by {seen[profile.id]}; ids must differ"
+                )
+        except UnusableRow as error:
             if config.on_bad_row is BadRow.fail:
                 raise RowError(f"{error}. Mend the row, or leave such rows out with profiles.on_bad_row=skip") from None
             log.warning("left out: %s", error)
+            skipped[error.reason] += 1
             continue
         seen[profile.id] = place
         yield profile
@@ -152,21 +169,24 @@ def _profile(config: ProfilesConfig, place: str, number: int, row: dict[str, Any
         value = row.get(column(name))
         if not isinstance(value, str) or not value.strip():
             found = f"found {_kind(value)}" if column(name) in row else f"the row has {', '.join(map(str, row))}"
-            raise RowError(
-                f"{place}: field {name}: expected text in column {column(name)!r}, {found}. "
-                f"Name another column with +profiles.columns.{name}=<column>"
+            raise UnusableRow(
+                place,
+                f"field {name}",
+                f": expected text in column {column(name)!r}, {found}. "
+                f"Name another column with +profiles.columns.{name}=<column>",
             )
         return value.strip()
 
     identifier = row.get(column("id"), f"{number:06}")
     if not isinstance(identifier, str | int):
-        raise RowError(f"{place}: field id: expected text or a number, found {_kind(identifier)}")
+        raise UnusableRow(place, "field id", f": expected text or a number, found {_kind(identifier)}")
     posts = row.get(column("posts")) or []
     if isinstance(posts, str):
         posts = _split(config, place, posts)
     if not isinstance(posts, list) or not all(isinstance(post, str) for post in posts):
         wrong = next((p for p in posts if not isinstance(p, str)), posts) if isinstance(posts, list) else posts
-        raise RowError(f"{place}: field posts: expected a list of texts, found {_kind(wrong)} {str(wrong)[:40]!r}")
+        found = f"found {_kind(wrong)} {str(wrong)[:40]!r}"
+        raise UnusableRow(place, "field posts", f": expected a list of texts, {found}")
     cleaned = [post.strip() for post in posts if post.strip()]
     return Profile(id=str(identifier), name=text("name"), description=text("description"), posts=cleaned)
 
@@ -177,7 +197,7 @@ def _split(config: ProfilesConfig, place: str, cell: str) -> Any:
     try:
         return json.loads(cell)
     except json.JSONDecodeError as error:
-        raise RowError(f"{place}: field posts: starts like a JSON list and is none ({error})") from None
+        raise UnusableRow(place, "field posts", f": starts like a JSON list and is none ({error})") from None
 
 
 def _kind(value: Any) -> str:

@@ -1,107 +1,64 @@
 """The society: groups of agents live scenario by scenario, and modulators carry news between them (paper section 3.3).
 
-Groups run concurrently; within a scenario a group's agents act one after another. News for other groups is delivered
-between scenarios. Every seed hangs on (agent or action, purpose): concurrency and the order of answers change nothing.
+Every group is a task of its own. Within a scenario its agents act one after another; what happens beside (passing news
+on, summing up) is not waited for until somebody needs it. News for other groups arrives `exchange_lag` rounds later.
+Every seed hangs on (agent or action, purpose), and every choice on what is known by round, not by time: concurrency and
+the order of answers change nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+import gc
+from asyncio import TaskGroup
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import cycle
+from itertools import count
+from typing import TypeVar
 
-import msgspec
+import numpy as np
 
 from matrix.engines.base import LanguageModel
-from matrix.engines.embedder import Embedder
+from matrix.engines.embedder import Embedder, Vectors
+from matrix.engines.limits import Slots
 from matrix.progress import Progress
-from matrix.prompting import Asker, Decoding, first_paragraph
+from matrix.prompting import Asker
 from matrix.provenance import derive_seed
 from matrix.records import Action, Profile, Scenario
 from matrix.simulation.agent import Life, bring_to_life, unique_names
-from matrix.simulation.grouping import Grouping, GroupingConfig, assign_groups, cohesion, plane
-from matrix.simulation.modulator import Communication, Modulator, at_random, shortlist
-from matrix.simulation.profiles import ProfilesConfig
+from matrix.simulation.config import SimulatorConfig
+from matrix.simulation.grouping import assign_groups, cohesion, plane, similarity_sample
+from matrix.simulation.modulator import Communication, Memories, Modulator, reach
+from matrix.simulation.rounds import Admission, Fence
+from matrix.simulation.scenario import Play
 
+T = TypeVar("T")
 
-class Closes(StrEnum):
-    """When a scenario ends; the paper has both (section 3.3 and appendix B.3, which agree for groups of three)."""
-
-    steps = "steps"
-    everyone = "everyone"
-
-
-@dataclass(kw_only=True)
-class SimulatorConfig:
-    """Size and rules of a society."""
-
-    num_agents: int = 1000
-    """N (paper section 3.1: 1000)."""
-    profiles: ProfilesConfig = field(default_factory=ProfilesConfig)
-    grouping: GroupingConfig = field(default_factory=GroupingConfig)
-    communication: Communication = Communication.structured
-    num_scenarios: int = 10000
-    """Scenarios wanted of the society (paper figure 4b: 100 to 10,000); fewer if all goals are reached before."""
-    scenario_closes: Closes = Closes.steps
-    steps_per_scenario: int = 3
-    """Actions of a scenario with `scenario_closes=steps` (paper appendix B.3: 3)."""
-    plan_steps: int = 8
-    """Steps of an agent's plan (paper table 15 shows 8)."""
-    share_candidates: int = 8
-    """Groups that a modulator may choose from when it passes an action on, by embedding similarity (paper: all others,
-    whose memories do not fit a context; 0: never share)."""
-    memory_entries: int = 6
-    """Most memories in a prompt (paper: not stated)."""
-    memory_tokens: int = 400
-    """Most tokens of memories in a prompt (paper: not stated)."""
-    max_observations: int = 8
-    """Most news that an agent reacts to at once, the newest; older news goes into its memory unanswered."""
-    max_posts: int = 6
-    """Past posts in the prompts that make an agent; all of them go into its memory."""
-    birth: Decoding = field(default_factory=lambda: Decoding(max_tokens=512))
-    """Sampling of role, personality, goal and plan."""
-    acting: Decoding = field(default_factory=lambda: Decoding(max_tokens=128))
-    """Sampling of actions and scenario summaries."""
-    routing: Decoding = field(default_factory=lambda: Decoding(temperature=0.2, max_tokens=96))
-    """Sampling of the modulators' decisions."""
-
-    def __post_init__(self) -> None:
-        if self.num_agents < 1 or self.steps_per_scenario < 1 or self.plan_steps < 1 or self.num_scenarios < 1:
-            raise ValueError("num_agents, num_scenarios, steps_per_scenario and plan_steps must be at least 1")
-        if min(self.share_candidates, self.memory_entries, self.memory_tokens, self.max_posts) < 0:
-            raise ValueError("share_candidates, memory_entries, memory_tokens and max_posts must not be negative")
-        if self.max_observations < 1:
-            raise ValueError("max_observations must be at least 1; communication=none keeps agents from hearing news")
-        self.grouping.check(self.num_agents)
-
-    @property
-    def group_size(self) -> float:
-        """Mean number of agents in a group."""
-        single = self.grouping.kind is Grouping.single
-        return self.num_agents if single else self.num_agents / self.grouping.num_groups
-
-    @property
-    def scenario_size(self) -> float:
-        """Mean number of actions in a scenario, while nobody has reached the goal."""
-        return self.steps_per_scenario if self.scenario_closes is Closes.steps else self.group_size
+SCENARIOS_AT_ONCE = 4096
+"""Scenarios that may run at the same time: a bound on memory, far above what keeps a server busy."""
 
 
 @dataclass
 class Society:
-    """A running simulation; `actions` and `scenarios` grow, everything else is fixed after `populate`."""
+    """A running simulation. `populate` makes agents and groups, `live` their scenarios."""
 
     config: SimulatorConfig
     asker: Asker
     embedder: Embedder
     seed: int
     progress: Progress
+    emit: Callable[[list[Action], Scenario], None]
+    """Takes every closed scenario and its actions, in the order (round, group)."""
+    width: int = 64
+    """Model calls that are wanted in flight."""
     lives: list[Life] = field(default_factory=list)
     modulators: list[Modulator] = field(default_factory=list)
-    actions: list[Action] = field(default_factory=list)
-    scenarios: list[Scenario] = field(default_factory=list)
-    similarity: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    """Counts and means of this society, for `grouping.json`."""
+    sample: tuple[list[int], list[list[float]]] = ([], [])
+    """Some agents and the similarities of their profiles (paper figure 6)."""
 
     @property
     def model(self) -> LanguageModel:
@@ -110,129 +67,191 @@ class Society:
 
     async def populate(self, profiles: list[Profile]) -> None:
         """Bring all agents to life and form the groups."""
+        await self.bring_to_life(profiles)
+        vectors = self.embedder.embed([life.persona for life in self.lives])
+        self.settle(vectors, assign_groups(vectors, self.config.grouping, derive_seed(self.seed, "grouping")))
+
+    async def bring_to_life(self, profiles: list[Profile]) -> None:
+        """Make an agent of every profile."""
         c = self.config
 
-        async def birth(number: int, profile: Profile) -> Life:
+        async def birth(number: int) -> Life:
+            profile = profiles[number]
             life = await bring_to_life(self.asker, number, profile, self.seed, c.plan_steps, c.max_posts, c.birth)
             self.progress.advance()
             return life
 
-        self.lives = await asyncio.gather(*(birth(i, p) for i, p in enumerate(profiles)))
+        self.lives = await pooled(len(profiles), birth, self.width)
         unique_names(self.lives)
-        vectors = self.embedder.embed([life.persona for life in self.lives])
-        groups = assign_groups(vectors, c.grouping, derive_seed(self.seed, "grouping"))
-        self.similarity = cohesion(vectors, groups)
+
+    def settle(self, vectors: Vectors, groups: list[int]) -> None:
+        """Form groups of the agents, one modulator each.
+
+        Args:
+            vectors: profile embeddings, unit length, shape (agents, dimension).
+            groups: group of every agent.
+        """
+        c = self.config
+        self.figures = cohesion(vectors, groups)
+        self.sample = similarity_sample(vectors, groups, derive_seed(self.seed, "similarity"))
         for life, group, point in zip(self.lives, groups, plane(vectors), strict=True):
             life.group, life.position = group, point
-        for group in range(max(groups) + 1):
-            rows = [i for i, g in enumerate(groups) if g == group]
-            self.modulators.append(Modulator(group, [self.lives[i] for i in rows], vectors[rows].mean(axis=0)))
+        rows: list[list[int]] = [[] for _ in range(max(groups) + 1)]
+        for agent, group in enumerate(groups):
+            rows[group].append(agent)
+        centres = np.stack([vectors[members].mean(axis=0) for members in rows])
+        self.memories = Memories(centres)
+        # Where nothing can cross from group to group, none waits for another.
+        talks = {c.communication, *c.communication_from.values()}
+        silent = Communication.random not in talks and not (Communication.structured in talks and c.share_candidates)
+        known = [[] for _ in rows] if silent else reach(centres, c.share_reach)
+        self.modulators = [
+            Modulator(
+                group,
+                [self.lives[i] for i in members],
+                near,
+                vectors[members] if len(members) > c.route_candidates else None,
+            )
+            for group, (members, near) in enumerate(zip(rows, known, strict=True))
+        ]
 
     async def live(self) -> None:
         """Run scenarios until there are enough of them or nobody has anything left to do."""
-        while (wanted := self.config.num_scenarios - len(self.scenarios)) > 0:
-            active = [m for m in self.modulators if any(not life.done for life in m.members)][:wanted]
+        groups = len(self.modulators)
+        knows_me: list[list[int]] = [[] for _ in range(groups)]
+        for modulator in self.modulators:
+            for other in modulator.reach:
+                knows_me[other].append(modulator.group)
+        self.news = Fence({group: len(sources) for group, sources in enumerate(knows_me)})
+        self.letters = Fence()
+        self.closed = Fence({m.group: len(m.reach) for m in self.modulators})
+        self.knows_me = knows_me
+        self.admission = Admission(groups, self.config.num_scenarios, self.config.exchange_lag)
+        self.floor = Slots(max(4 * self.width, SCENARIOS_AT_ONCE))
+        self._rows: dict[tuple[int, int], tuple[list[Action], Scenario] | None] = {}
+        self._next = (0, 0)
+        gc.freeze()  # agents live as long as the society: looking for garbage among them takes a fifth of the time
+        try:
+            async with together() as self.tasks:
+                end = self.tasks.create_task(self._end())
+                await asyncio.gather(*(self.tasks.create_task(self._group(m)) for m in self.modulators))
+                end.cancel()
+        finally:
+            gc.unfreeze()
+        for place in sorted(self._rows):
+            self._write(self._rows[place])
+
+    async def _end(self) -> None:
+        await self.admission.over.wait()
+        self.news.end()
+
+    async def _group(self, modulator: Modulator) -> None:
+        """The life of one group, round by round."""
+        c, group = self.config, modulator.group
+        for round_ in count():
+            if not await self.news.passed(round_ - c.exchange_lag, group):
+                return
+            active = any(life.next_step < len(life.plan) or life.inbox for life in modulator.members)
+            for life in [] if active else modulator.members:
+                await self.deliver(life, round_)
+                active = active or not life.done
             if not active:
-                break
-            stories = await asyncio.gather(*(self._scenario(m, len(m.memory)) for m in active))
-            for modulator, (actions, scenario) in zip(active, stories, strict=True):
-                modulator.remember(scenario.summary, self.embedder)
-                self.scenarios.append(scenario)
-                self.actions.extend(actions)
-            if self.config.num_scenarios > len(self.scenarios):
-                await self._exchange([action for actions, _ in stories for action in actions])
+                self.acted(group, round_)
+                modulator.summed = self.tasks.create_task(self._pass(modulator, round_, modulator.summed))
+            if not await self.admission.enter(round_, group, active):
+                return
+            if active:
+                await self.floor.acquire((round_, group))
+                try:
+                    await Play(self, modulator, round_).run()
+                finally:
+                    self.floor.release()
 
-    async def _scenario(self, modulator: Modulator, index: int) -> tuple[list[Action], Scenario]:
-        """One scenario of one group: actions, routing after each of them, summary."""
-        scenario = f"g{modulator.group:03}-s{index:02}"
-        seed = derive_seed(self.seed, scenario)
-        order = sorted(modulator.members, key=lambda life: derive_seed(seed, "order", life.id))
-        by_steps = self.config.scenario_closes is Closes.steps
-        actions: list[Action] = []
-        for life in cycle(order) if by_steps else order:
-            if by_steps and (len(actions) == self.config.steps_per_scenario or all(other.done for other in order)):
-                break
-            if not life.done:
-                actions.append(await self._act(modulator, life, scenario, len(actions)))
-                self.progress.advance()
-        texts = [f"{self._life(a.agent).name}: {a.text}" for a in actions]
-        summary = await self.asker.ask(
-            "summarise", scenario, seed, self.config.acting, lambda t: first_paragraph(t, 120), actions=texts
-        )
-        return actions, Scenario(
-            id=scenario,
-            group=modulator.group,
-            index=index,
-            agents=sorted({a.agent for a in actions}),
-            actions=[a.id for a in actions],
-            summary=summary or " ".join(texts),
-            origin=self.asker.origin(seed, "summarise"),
-        )
+    async def _pass(self, modulator: Modulator, round_: int, before: asyncio.Task[str] | None) -> str:
+        """A round in which the group has nothing to do; it remembers what it did before."""
+        summary = await before if before else ""
+        self.remember(modulator.group, round_, summary, None)
+        self.finished(modulator.group, round_, None)
+        return summary
 
-    async def _act(self, modulator: Modulator, life: Life, scenario: str, step: int) -> Action:
-        """React to what is new, or go on with the plan; then the modulator spreads the word (paper section 3.1)."""
-        c, action = self.config, f"{scenario}-t{step}"
-        seed = derive_seed(self.seed, life.id, action)
-        memories = life.memory.recall(c.memory_entries, c.memory_tokens, self.model.count_tokens)
-        news, life.inbox = life.inbox, []
-        observations = news[-c.max_observations :]
-        prompt = "react" if observations else "act"
-        about = {"observations": observations} if observations else {"step": life.plan[life.next_step]}
-        text = await self.asker.ask(
-            prompt, action, derive_seed(seed, "act"), c.acting, lambda t: first_paragraph(t, 60),
-            persona=life.persona, goal=life.goal, name=life.name, memories=memories, **about,
-        )  # fmt: skip
-        plan_step = -1 if observations else life.next_step
-        life.next_step += not observations
-        unparsed = [] if text else [prompt]
-        text = text or (observations or [life.plan[plan_step]])[0]
-        for entry in (*news, text):
-            life.memory.add(entry)
-        aware: list[Life] = []
-        reason, parsed = "", True
-        prompts = [prompt]
-        if c.communication is not Communication.none:
-            prompts.append("route")
-            aware, reason, parsed = await modulator.route(self.asker, action, life, text, seed, c.routing)
-        if c.communication is Communication.random:
-            others = [i for i, other in enumerate(self.lives) if other.group == life.group and other is not life]
-            aware = [self.lives[i] for i in at_random(len(aware), others, derive_seed(seed, "random"))]
-        for member in aware:
-            member.inbox.append(f"{life.name}: {text}")
-        return Action(
-            id=action, agent=life.id, group=life.group, scenario=scenario, step=step, text=text,
-            observations=observations, plan_step=plan_step, aware=[member.id for member in aware],
-            reason=reason, unparsed=unparsed + ([] if parsed else ["route"]),
-            origin=self.asker.origin(seed, *prompts),
-        )  # fmt: skip
+    async def deliver(self, life: Life, round_: int) -> None:
+        """Wait for what can still reach an agent until `round_`, and hand it out in the order in which it was sent."""
+        known = round_ - self.config.exchange_lag
+        while life.mail_until < known:
+            await self.letters.passed(life.mail_until + 1, int(life.id[1:]))
+            life.mail_until += 1
+        if life.mail:
+            life.mail.sort()
+            due = bisect_left(life.mail, (known + 1,))
+            life.inbox += [news for _, _, news in life.mail[:due]]
+            del life.mail[:due]
 
-    async def _exchange(self, news: list[Action]) -> None:
-        """Pass the actions of the closed scenarios on to other groups; they act on them in their next scenario."""
-        c = self.config
-        if c.communication is Communication.none or not c.share_candidates or len(self.modulators) == 1:
-            return
-        vectors = self.embedder.embed([action.text for action in news])
+    def acted(self, group: int, round_: int) -> None:
+        """All that can be heard elsewhere of the group's actions in this round is under way to named candidates."""
+        self.news.release(round_, self.modulators[group].reach)
 
-        async def decide(action: Action, position: int) -> Action:
-            own, seed = self.modulators[action.group], derive_seed(self.seed, action.id)
-            candidates = shortlist(self.modulators, action.group, vectors[position], c.share_candidates)
-            chosen, parsed = await own.share(self.asker, action.id, action.text, candidates, seed, c.routing)
-            groups = sorted(m.group for m in chosen)
-            if c.communication is Communication.random:
-                others = [m.group for m in self.modulators if m.group != action.group]
-                groups = at_random(len(groups), others, derive_seed(seed, "random"))
-            return msgspec.structs.replace(
-                action, shared=groups, unparsed=action.unparsed + ([] if parsed else ["share"])
-            )
+    def remember(self, group: int, round_: int, summary: str, vector: Vectors | None) -> None:
+        """The group's memory of the round is known to those who know of the group."""
+        self.modulators[group].memory[round_] = summary
+        self.memories.remember(group, round_, vector)
+        self.closed.release(round_, self.knows_me[group])
 
-        decided = await asyncio.gather(*(decide(action, i) for i, action in enumerate(news)))
-        self.actions[-len(news) :] = decided
-        for action in decided:
-            for group in action.shared:
-                # One member hears of it, as people do of news from elsewhere, and spreads it by acting on it.
-                members = self.modulators[group].members
-                listener = random.Random(derive_seed(self.seed, action.id, group)).choice(members)
-                listener.inbox.append(f"{self._life(action.agent).name}: {action.text}")
+    def finished(self, group: int, round_: int, rows: tuple[list[Action], Scenario] | None) -> None:
+        """Nothing more will come of the group's round: write it once all before it are, forget what it needed."""
+        self._rows[round_, group] = rows
+        while self._next in self._rows:
+            self._write(self._rows.pop(self._next))
+            at, last = self._next
+            self._next = (at, last + 1)
+            if last + 1 == len(self.modulators):
+                self._next = (at + 1, 0)
+                self._forget(at - self.config.exchange_lag)
 
-    def _life(self, agent: str) -> Life:
-        return self.lives[int(agent[1:])]
+    def _forget(self, round_: int) -> None:
+        """Every round that could ask about this one has ended, and all before them."""
+        self.memories.forget(round_)
+        for fence in (self.news, self.letters, self.closed):
+            fence.forget(round_)
+        for modulator in self.modulators:
+            modulator.memory.pop(round_, None)
+
+    def _write(self, rows: tuple[list[Action], Scenario] | None) -> None:
+        if rows:
+            actions, _ = rows
+            for name, more in (
+                ("scenarios", 1),
+                ("actions", len(actions)),
+                ("reactions", sum(bool(a.observations) for a in actions)),
+                ("messages_within", sum(len(a.aware) for a in actions)),
+                ("messages_across", sum(len(a.heard) for a in actions)),
+            ):
+                self.figures[name] = self.figures.get(name, 0) + more
+            self.emit(*rows)
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[TaskGroup]:
+    """A TaskGroup that raises what went wrong first, not a group of errors."""
+    try:
+        async with TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+async def pooled(total: int, work: Callable[[int], Awaitable[T]], width: int) -> list[T]:
+    """`work(0) ... work(total - 1)`, `width` of them at a time and in no other task: a million cost no memory."""
+    results: list[T | None] = [None] * total
+    numbers = iter(range(total))
+
+    async def worker() -> None:
+        for number in numbers:
+            results[number] = await work(number)
+
+    async with together() as tasks:
+        for _ in range(min(width, total)):
+            tasks.create_task(worker())
+    return results  # type: ignore[return-value]  # every number was worked on

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,10 +16,11 @@ from matrix.engines.opening import open_model
 from matrix.progress import show
 from matrix.prompting import Asker, expected
 from matrix.provenance import derive_seed
-from matrix.records import Agent, write_jsonl
+from matrix.records import Action, RowWriter, Scenario, write_jsonl
+from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.modulator import Communication
 from matrix.simulation.profiles import load_profiles
-from matrix.simulation.society import SimulatorConfig, Society
+from matrix.simulation.society import Society
 from matrix.stage import Estimate, Stage
 
 PROMPT_TOKENS, ENTRY_TOKENS, ANSWER_TOKENS = 200, 40, 60
@@ -27,9 +30,15 @@ answer. A society of 20 agents took 140 to 230 for prompts without lists and 37 
 
 @dataclass(kw_only=True)
 class Simulate(Stage):
-    """MATRIX: agents live, scenarios come out. Writes agents.jsonl, actions.jsonl, scenarios.jsonl, grouping.json."""
+    """MATRIX: agents live, scenarios come out.
+
+    Writes profiles.jsonl, agents.jsonl, actions.jsonl, scenarios.jsonl and failures.jsonl; grouping.json (cohesion,
+    messages), similarity.json (some agents' profiles against each other, paper figure 6) and counts.json (identifiers
+    masked after the rewrite, answers that could not be parsed, profiles left out).
+    """
 
     name: ClassVar[str] = "simulate"
+    version: ClassVar[int] = 2
     prompts: ClassVar[str | None] = "matrix.simulation"
 
     simulator: SimulatorConfig
@@ -51,7 +60,7 @@ class Simulate(Stage):
             actions = min(actions, c.num_agents * c.plan_steps)
         routed = actions if talks and c.group_size > 1 else 0
         shared = actions if talks and c.share_candidates and c.group_size < c.num_agents else 0
-        act_prompt = PROMPT_TOKENS + min(c.memory_tokens, c.memory_entries * ENTRY_TOKENS)
+        act_prompt = PROMPT_TOKENS + min(c.memory.tokens, c.memory.entries * ENTRY_TOKENS)
         birth, acting, routing = (min(d.max_tokens, ANSWER_TOKENS) for d in (c.birth, c.acting, c.routing))
         return expected(
             (self.llm, 4 * c.num_agents, PROMPT_TOKENS, birth),
@@ -68,24 +77,58 @@ class Simulate(Stage):
     async def _run(self, work: Path) -> None:
         c = self.simulator
         seed = derive_seed(self.seed, self.name)
-        profiles = load_profiles(c.profiles, c.num_agents, derive_seed(seed, "profiles"))
-        with show("simulate", c.num_agents + round(c.num_scenarios * c.scenario_size), work) as progress:
-            async with open_model(self.llm, work / "journal.jsonl", progress) as model:
+        skipped: Counter[str] = Counter()
+        profiles = load_profiles(c.profiles, c.num_agents, derive_seed(seed, "profiles"), skipped)
+        write_jsonl(work / "profiles.jsonl", profiles)
+        forked = [stored_journal(work.parent, c.fork_from)] if c.fork_from else []
+        with (
+            show("simulate", c.num_agents + round(c.num_scenarios * c.scenario_size), work) as progress,
+            Embedder(self.embedder) as embedder,
+            RowWriter(work / "actions.jsonl") as actions,
+            RowWriter(work / "scenarios.jsonl") as scenarios,
+        ):
+            async with open_model(self.llm, work / "journal.jsonl", progress, forked=forked) as model:
+
+                def keep(done: list[Action], scenario: Scenario) -> None:
+                    for action in done:
+                        actions.write(action)
+                    scenarios.write(scenario)
+
                 asker = Asker("matrix.simulation", model, f"{self.name}-{self.key()[:12]}")
-                society = Society(c, asker, Embedder(self.embedder), seed, progress)
+                society = Society(c, asker, embedder, seed, progress, keep, self.llm.concurrency)
                 await society.populate(profiles)
                 await society.live()
-        agents = [
-            Agent(
-                id=a.id, name=a.name, description=a.description, posts=a.posts, personality=a.personality, goal=a.goal,
-                plan=a.plan, group=a.group, profile=a.profile, position=a.position, origin=a.origin,
-            )
-            for a in society.lives
-        ]  # fmt: skip
-        write_jsonl(work / "profiles.jsonl", profiles)
-        write_jsonl(work / "agents.jsonl", agents)
-        write_jsonl(work / "actions.jsonl", society.actions)
-        write_jsonl(work / "scenarios.jsonl", society.scenarios)
+        write_jsonl(work / "agents.jsonl", (life.row() for life in society.lives))
         write_jsonl(work / "failures.jsonl", asker.sorted_failures())
         goals = sum(a.next_step >= len(a.plan) for a in society.lives)
-        (work / "grouping.json").write_text(json.dumps({**society.similarity, "goals_reached": goals}, indent=1))
+        indices, matrix = society.sample
+        shown = [society.lives[i] for i in indices]
+        counts = {
+            "masked": sum((life.masked for life in society.lives), Counter()),
+            "unparsed": Counter(failure.purpose for failure in asker.failures),
+            "profiles_skipped": skipped,
+        }
+        for name, content in {
+            "grouping": society.figures | {"goals_reached": goals},
+            "counts": {name: dict(sorted(found.items())) for name, found in counts.items()},
+            "similarity": {
+                "agents": [life.id for life in shown], "groups": [life.group for life in shown], "matrix": matrix
+            },
+        }.items():  # fmt: skip
+            (work / f"{name}.json").write_text(json.dumps(content, indent=None if name == "similarity" else 1))
+
+
+def stored_journal(store: Path, name: str) -> Path:
+    """The journal of a simulation in the store, finished or not.
+
+    Raises:
+        ValueError: none has this name, or several have.
+    """
+    key = name.removeprefix("simulate-")
+    found = sorted(store.glob(f"*{glob.escape(key)}*/journal.jsonl"))
+    if len(found) != 1:
+        there = ", ".join(sorted(p.parent.name for p in store.glob("*/journal.jsonl"))) or "none"
+        raise ValueError(
+            f"simulator.fork_from={name}: {len(found)} stored simulations have this name. There are: {there}"
+        )
+    return found[0]

@@ -92,6 +92,59 @@ def test_one_writer(tmp_path: Path) -> None:
     Journal(tmp_path / "j.jsonl").close()
 
 
+def test_a_call_is_copied_from_a_forked_journal(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path, texts in ((one, ["a", "b"]), (two, ["b", "c"])):
+        with Journal(path) as journal:
+            for text in texts:
+                journal.add(entry(text))
+    before = one.read_bytes(), two.read_bytes()
+    with Journal(tmp_path / "own.jsonl", [one, two]) as journal:
+        assert len(journal) == 0
+        for text in ("c", "a", "a"):
+            assert journal.get(entry(text).key) == entry(text).completion
+        assert journal.get(entry("d").key) is None
+        journal.add(entry("d"))
+        assert len(journal) == 3
+    assert (one.read_bytes(), two.read_bytes()) == before
+    with Journal(tmp_path / "own.jsonl") as journal:  # it needs the others no more
+        assert [journal.get(entry(text).key) is not None for text in "abcd"] == [True, False, True, True]
+
+
+def test_a_forked_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
+    """Its last line may be unfinished; it is left as it is."""
+    path = tmp_path / "running.jsonl"
+    with Journal(path) as running:
+        running.add(entry("whole"))
+        running.add(entry("torn"))
+        path.write_bytes(torn := path.read_bytes()[:-7])
+        with Journal(tmp_path / "own.jsonl", [path]) as journal:
+            assert journal.get(entry("whole").key) == entry("whole").completion
+            assert journal.get(entry("torn").key) is None
+    assert path.read_bytes() == torn
+
+
+def test_the_own_call_comes_before_a_forked_one(tmp_path: Path) -> None:
+    other = msgspec.structs.replace(entry("a"), completion=entry("other").completion)
+    with Journal(tmp_path / "other.jsonl") as journal:
+        journal.add(other)
+    with Journal(tmp_path / "own.jsonl", [tmp_path / "other.jsonl"]) as journal:
+        journal.add(entry("a"))
+        assert journal.get(entry("a").key) == entry("a").completion
+
+
+async def test_a_model_sends_only_what_no_journal_has(tmp_path: Path, server: ChatServer) -> None:
+    config = ModelConfig(model="m", engine=EngineName.openai, endpoints=[server.url])
+    for journal, forked, texts, sent in (("a", [], ["x", "y"], 2), ("b", ["a"], ["y", "z"], 1)):
+        progress = Progress("t", 1)
+        others = [tmp_path / name for name in forked]
+        async with open_model(config, tmp_path / journal, progress, forked=others) as model:
+            answers = [await model.chat(ask(text), Sampling(seed=1)) for text in texts]
+        assert [answer.text for answer in answers] == [text.upper() for text in texts]
+        assert (progress.usage.calls, progress.usage.replayed) == (sent, len(texts) - sent)
+    assert [body["messages"][0]["content"] for body in server.bodies] == ["x", "y", "z"]
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path

@@ -118,3 +118,23 @@ def test_auto_is_openvino_without_cuda() -> None:
     if not torch.cuda.is_available():
         assert choose_engine(ModelConfig(model="some/model")) is EngineName.openvino
     assert choose_engine(ModelConfig(model="some/model", engine=EngineName.vllm)) is EngineName.vllm
+
+
+async def test_the_most_urgent_call_is_sent_first(tmp_path: Path, server: ChatServer) -> None:
+    server.delay = 0.02
+    async with open_model(config(server, concurrency=1), tmp_path / "j", Progress("t", 1)) as model:
+
+        async def call(text: str, *priority: int) -> None:
+            await model.chat(ask(text), Sampling(seed=1), priority)
+
+        urgencies = {"first": (9,), "later": (1, 0), "soon": (0, -2, 7), "sooner": (0, -4), "as soon": (0, -2, 7)}
+        await asyncio.gather(*(call(text, *priority) for text, priority in urgencies.items()))
+    sent = [body["messages"][0]["content"] for body in server.bodies]
+    assert sent == ["first", "sooner", "soon", "as soon", "later"]
+
+
+async def test_urgency_is_no_part_of_a_call(tmp_path: Path, server: ChatServer) -> None:
+    async with open_model(config(server), tmp_path / "j", Progress("t", 1)) as model:
+        answers = [await model.chat(ask("hello"), Sampling(seed=1), priority) for priority in ((), (3,), (1, 2))]
+    assert len(server.bodies) == 1
+    assert answers[0] == answers[1] == answers[2]

@@ -107,8 +107,11 @@ class Evaluate(Handmade):
 class Builder:
     """Makes cells of one grid; equal stages are shared through the store, as in a real grid."""
 
-    def __init__(self, outputs: Path, agents: int = 6, groups: int = 2, hostile: str = "") -> None:
+    def __init__(
+        self, outputs: Path, agents: int = 6, groups: int = 2, hostile: str = "", similarity: bool = False
+    ) -> None:
         self.outputs, self.agents, self.groups, self.hostile = outputs, agents, groups, hostile
+        self.similarity = similarity
         self.grid = outputs / "grids" / "demo"
         self.store = Store(StoreConfig(root=str(outputs / "store")))
 
@@ -182,10 +185,25 @@ class Builder:
                 "scenarios.jsonl": scenarios,
                 "profiles.jsonl": [Profile(id=a.profile, name="Real Name", description="d") for a in agents],
                 "failures.jsonl": [Failure(id="a0000", purpose="plan", text="???", error="no steps")],
-                "grouping.json": '{"goals_reached": 1}',
+                **self.measured(agents),
                 "usage.json": '{"calls": 60, "replayed": 12, "tokens_in": 48000, "tokens_out": 5400}',
             },
         )
+
+    def measured(self, agents: list[Agent]) -> dict[str, str]:
+        if not self.similarity:
+            return {"grouping.json": '{"goals_reached": 1}'}
+        groups = sorted(a.group for a in agents)
+        matrix = [
+            [1.0 if i == j else 0.7 if a == b else 0.2 for j, b in enumerate(groups)] for i, a in enumerate(groups)
+        ]
+        similarity = {
+            "agents": [a.id for a in sorted(agents, key=lambda a: a.group)],
+            "groups": groups,
+            "matrix": matrix,
+        }
+        grouping = {"within": 0.7, "across": 0.2, "pairs_within": 6, "goals_reached": 1}
+        return {"grouping.json": json.dumps(grouping), "similarity.json": json.dumps(similarity)}
 
     def rows(self, society: Result) -> Result:
         stage = Generate(seed=1, society=society)

@@ -72,7 +72,7 @@ def test_the_page_loads_and_runs_nothing(two_cells: Builder):
     page = page_of(two_cells)
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
     links = [value or "" for name, value in page.attributes if name in ("href", "src", "xlink:href")]
-    assert all(link.startswith("#") for link in links)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
 
 
 def test_ids_are_unique_and_internal_links_resolve(two_cells: Builder):
@@ -80,7 +80,7 @@ def test_ids_are_unique_and_internal_links_resolve(two_cells: Builder):
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     links = [value[1:] for name, value in page.attributes if name in ("href", "xlink:href") and value]
-    assert set(links) <= set(ids)
+    assert {link for link in links if not link.startswith("ata:")} <= set(ids)
 
 
 def test_rows_are_shown_with_scenario_and_fate(two_cells: Builder):
@@ -90,6 +90,24 @@ def test_rows_are_shown_with_scenario_and_fate(two_cells: Builder):
     assert "heard by" in text
     assert "passed on to group" in text
     assert "Shelves shelves shelves." in text
+
+
+def test_one_scenario_is_traced_from_profile_to_row(two_cells: Builder):
+    text = page_of(two_cells).text
+    assert "One scenario, from profile to instruction" in text
+    assert "the source is p0" in text
+    assert "Real Name" not in text
+    assert "Plan step 1: Learn: read a book." in text
+    assert "Told " in text
+
+
+def test_similarity_and_cohesion_are_shown_where_they_were_measured(tmp_path: Path, two_cells: Builder):
+    assert "cosine" not in page_of(two_cells).text
+    measured = Builder(tmp_path / "measured", similarity=True)
+    measured.cell("one", [])
+    text = page_of(measured).text
+    assert "Agents of one group are more alike than agents of different groups: the profiles of the 6 pairs" in text
+    assert "Cosine similarity of the profile embeddings of 6 agents. " in text
 
 
 def test_shared_results_are_shown_once(two_cells: Builder):

@@ -6,26 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from matrix.records import Action, Agent, Origin
 from matrix.report import plots
 from matrix.report.leaderboard import COLUMNS, Entry
 
-ORIGIN = Origin(stage="simulate-0")
 LABELS = ["plain", "<b>&\"'", "$\\frac{$", "日本 😀", "x" * 200, ""]
-
-
-def agent(name: str, group: int, position: list[float]) -> Agent:
-    return Agent(
-        id=name, name=name, description="", posts=[], personality="", goal="", plan=[], group=group, profile="",
-        position=position, origin=ORIGIN,
-    )  # fmt: skip
-
-
-def action(actor: str, group: int, aware: list[str], shared: list[int]) -> Action:
-    return Action(
-        id=f"{actor}-t", agent=actor, group=group, scenario="s", step=0, text="", aware=aware, shared=shared,
-        origin=ORIGIN,
-    )  # fmt: skip
 
 
 def drawn(svg: str) -> ElementTree.Element:
@@ -51,17 +35,20 @@ def test_a_funnel_without_filters_or_rows_can_be_drawn():
     drawn(plots.funnel("f", "Rows", [("length", 0, 0, {})]))
 
 
-def test_a_society_draws_agents_with_a_position_and_both_kinds_of_messages():
-    agents = [agent("a", 0, [0, 0]), agent("b", 0, [1, 0]), agent("c", 1, [5, 5]), agent("nowhere", 1, [])]
-    svg = plots.society("s", agents, [action("a", 0, ["b", "nowhere", "ghost"], [1, 7])])
-    drawn(svg)
-    assert "3 agents in 2 groups" in svg
-    assert svg.count("stroke-dasharray") >= 1
-    drawn(plots.society("s", [], []))
+def test_similarity_can_be_drawn_for_one_agent_and_for_many():
+    for groups in ([7], [0, 0, 3], [i // 4 for i in range(100)]):
+        matrix = [
+            [1.0 if i == j else 0.8 if a == b else 0.1 for j, b in enumerate(groups)] for i, a in enumerate(groups)
+        ]
+        svg = plots.similarity("s", groups, matrix)
+        drawn(svg)
+        assert f"{len(groups)} agents in {len(set(groups))} groups" in svg
+        assert len(svg) < 60_000
+        assert svg == plots.similarity("s", groups, matrix)
 
 
-def test_lines_of_a_large_society_are_capped():
-    names = [f"a{i:03}" for i in range(80)]
-    agents = [agent(name, 0, [i % 9, i // 9]) for i, name in enumerate(names)]
-    svg = plots.society("s", agents, [action(name, 0, names, []) for name in names])
-    assert svg.count("<path") < plots.MOST_LINES + 400
+def test_agents_of_one_group_are_boxed_where_there_are_several():
+    one = plots.similarity("s", [0, 1, 2], [[1, 0.2, 0.1], [0.2, 1, 0.3], [0.1, 0.3, 1]])
+    two = plots.similarity("s", [0, 0, 2], [[1, 0.2, 0.1], [0.2, 1, 0.3], [0.1, 0.3, 1]])
+    assert plots.PALETTE[1] in two
+    assert plots.PALETTE[1] not in one

@@ -1,10 +1,12 @@
 import asyncio
 import json
 import re
+from collections import Counter
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from planting import left, planted_profile
 from society_fakes import PEOPLE, FakeModel
 
 from matrix.prompting import Asker, Decoding, Unparsable
@@ -14,11 +16,11 @@ from matrix.simulation.agent import (
     brief,
     bring_to_life,
     fallback_role,
-    masked,
     parse_plan,
     parse_role,
     unique_names,
 )
+from matrix.simulation.privacy import find, mask
 
 LETTERS = r"[^\W\d_]"
 
@@ -34,40 +36,24 @@ def leaks(name, text):
     return words & {word.lower() for word in re.findall(f"{LETTERS}+", text)}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Ann Lindqvist bakes.", "ANN bakes", "Ann's oven; lindqvist, J.", "@ann_lindqvist7 here", "(lindqvist)",
-        "https://bread.example/ann-lindqvist/ann2024",
-    ],
-)  # fmt: skip
-def test_masks_every_word_of_the_name(text):
-    assert not leaks("Ann Lindqvist", masked(text, "Ann Lindqvist"))
-    assert "someone" in masked(text, "Ann Lindqvist")
-
-
-def test_masking_leaves_other_words_alone():
-    assert masked("Annual planning with Joanna at 9.", "Ann Lindqvist") == "Annual planning with Joanna at 9."
-    assert masked("So it is, Bo Ek.", "Bo Ek") == "So it is, Bo Ek."  # two letters are too common to be a trace
-    assert masked("a+b (c", "A+b (c") == "a+b (c"
-
-
-@given(st.text(max_size=20), st.text(max_size=60))
-@example("Zoë Ñandú", "zoë_ñandú!")
-def test_masking_never_leaks(name, text):
-    assert not leaks(name, masked(f"{text} {name} {text}", name)) - {"someone"}
-
-
 def test_role_and_description_come_from_json_wherever_it_stands():
     text = 'Sure:\n{"role": "**Night Baker**", "description": "Ann bakes.\\n\\nMore."} Done.'
-    assert parse_role(text, "Ann Lee") == ("Night Baker", "someone bakes.")
+    assert parse_role(text, "Ann Lee") == ("Night Baker", "someone bakes.", {"name": 1})
+
+
+def test_an_identifier_is_masked_that_two_lines_or_the_cut_would_hide():
+    lines = json.dumps({"role": "Baker", "description": "Call 020 7946\n0958 at night."})
+    assert parse_role(lines, "Ann Lee")[1:] == ("Call a phone number at night.", {"phone": 1})
+    long = json.dumps({"role": "Baker", "description": "word " * 43 + "baker (at) host dot com"})
+    assert parse_role(long, "Ann Lee")[1:] == ("word " * 43 + "an e-mail", {"email": 1})
 
 
 @pytest.mark.parametrize(
     "answer",
     [
         "Night Baker", "[1]", "{}", '{"role": "", "description": "Bakes."}', '{"role": "Ann", "description": "Bakes."}',
-        '{"role": "Ann_Lee", "description": "Bakes."}', '{"role": "Baker", "description": ""}',
+        '{"role": "Ann_Lee", "description": "Bakes."}', '{"role": "Baker @oven7", "description": "Bakes."}',
+        '{"role": "Baker 555-0199", "description": "Bakes."}', '{"role": "Baker", "description": ""}',
         '{"role": "a b c d e f g h i", "description": "Bakes."}', '{"role": "Baker \\ud83d", "description": "Bakes."}',
         '{"role": ' + "[" * 20_000,
     ],
@@ -88,7 +74,8 @@ def test_any_answer_is_parsed_or_refused(text):
 
 def test_the_fallback_role_is_the_descriptions_first_words():
     profile = Profile(id="p", name="Ann Lee", description="Ann is a night baker, mother of two. Loves Lee county.")
-    assert fallback_role(profile) == ("Night baker", "someone is a night baker, mother of two. Loves someone county.")
+    text = "someone is a night baker, mother of two. Loves someone county."
+    assert fallback_role(profile) == ("Night baker", text, {"name": 2})
     assert fallback_role(Profile(id="p", name="Ann Lee", description=""))[0] == "Person"
 
 
@@ -187,6 +174,26 @@ def test_nothing_that_leaves_the_birth_has_a_word_of_the_name(profile, usable):
         *life.plan,
     ):
         assert not leaks(profile.name, text)
+
+
+@pytest.mark.parametrize("usable", [True, False], ids=["answers", "fallback"])
+def test_no_text_of_an_agent_has_an_identifier_and_what_was_masked_is_counted(usable):
+    """Also where the model repeats everything that it was shown, or makes something up."""
+    profile, identifiers = planted_profile(0, 0)
+    told = "Call +44 20 7946 0958 now."
+    model = FakeModel(
+        anonymise=json.dumps({"role": "Shop Owner", "description": profile.description}) if usable else "?",
+        personality=told, goal=told, plan=f"1. {told}\n2. See www.bread.example today.\n3. Rest well.",
+    )  # fmt: skip
+    life, _ = born(model, profile=profile)
+    texts = [life.name, life.description, *life.posts, *life.memory.entries, life.personality, life.goal, *life.plan]
+    assert left(identifiers, texts).total() == 0
+    assert not any(find(text, profile.name) for text in texts)
+    assert life.goal == "Call a phone number now."
+    assert life.plan == ["Call a phone number now.", "See a link today.", "Rest well."]
+    posts = sum((mask(post, profile.name)[1] for post in profile.posts), Counter({"phone": 3, "url": 1}))
+    assert life.masked >= posts
+    assert life.masked.total() >= len(identifiers)
 
 
 def test_only_the_first_prompt_sees_the_name():

@@ -2,9 +2,12 @@ import hashlib
 import itertools
 import json
 import logging
+from collections import Counter
+from importlib.resources import files
 
 import msgspec
 import pytest
+import yaml
 
 from matrix.records import Profile, RowError
 from matrix.simulation.profiles import BadRow, ProfilesConfig, load_profiles
@@ -47,6 +50,27 @@ class TestSynthetic:
         shared = [len(a & b) / min(len(a), len(b)) for a, b in itertools.combinations(first, 2)]
         assert max(shared) < 0.6  # same interests and few posts
         assert sum(shared) / len(shared) < 0.02
+
+    @pytest.mark.parametrize("seed", [1, 7, 2**40])
+    def test_two_thousand_people_differ_whatever_the_seed(self, seed):
+        people = [synthetic_profile(seed, index) for index in range(2000)]
+        for distinct in ({p.name for p in people}, {p.description for p in people}, {tuple(p.posts) for p in people}):
+            assert len(distinct) == 2000
+
+    def test_all_ten_major_groups_have_a_sensible_share(self):
+        folder = files("matrix.simulation") / "data" / "occupations"
+        group = {
+            occupation["title"].lower(): file.name[:6]
+            for file in folder.iterdir()
+            for occupation in yaml.safe_load(file.read_text())
+        }
+        shares = Counter(group[person.description.split(",")[0].lower()] for person in PEOPLE)
+        assert set(shares) == {f"isco_{number}" for number in range(10)}
+        assert all(0.02 < share / len(PEOPLE) < 0.25 for share in shares.values())
+        ages = [int(person.description.split(", ")[1]) for person in PEOPLE]
+        assert min(ages) == 20
+        assert max(ages) == 66
+        assert len({person.description.split(", from ")[1].split(".")[0] for person in PEOPLE}) >= 60
 
     def test_texts_are_short_enough_for_small_models(self):
         for person in PEOPLE:
@@ -139,15 +163,27 @@ class TestFiles:
         path = jsonl(tmp_path, GOOD[0], row, GOOD[1])
         with pytest.raises(RowError, match=rf"people\.jsonl:2: {complaint}.*on_bad_row=skip"):
             load_profiles(ProfilesConfig(path=path), 2, seed=0)
+        skipped: Counter[str] = Counter()
         with caplog.at_level(logging.WARNING):
-            kept = load_profiles(ProfilesConfig(path=path, on_bad_row=BadRow.skip), 2, seed=0)
+            kept = load_profiles(ProfilesConfig(path=path, on_bad_row=BadRow.skip), 2, seed=0, skipped=skipped)
         assert kept == AS_PROFILES[:2]
+        ((reason, number),) = skipped.items()
+        assert (number, complaint.startswith(reason)) == (1, True)
         assert "left out" in caplog.text
 
     def test_unquoted_commas_in_csv_are_noticed(self, tmp_path):
         path = csv_file(tmp_path, "name,description\nAnn,Baker, in Riga\n")
         with pytest.raises(RowError, match=r"people\.csv:2: more cells than the header.*quotes"):
             load_profiles(ProfilesConfig(path=path), 1, seed=0)
+
+    def test_rows_left_out_are_counted_by_what_was_wrong(self, tmp_path):
+        wrong = [{"name": "D"}, {"name": "E", "description": 1}, {"name": "", "description": "x"}, "{oops", [1]]
+        path = jsonl(tmp_path, *wrong, GOOD[0], GOOD[0], GOOD[1], "never read")
+        skipped: Counter[str] = Counter()
+        load_profiles(ProfilesConfig(path=path, on_bad_row=BadRow.skip), 2, seed=0, skipped=skipped)
+        assert skipped == {
+            "field description": 2, "field name": 1, "not JSON": 1, "expected a JSON object": 1, "field id": 1
+        }  # fmt: skip
 
     def test_too_few_profiles(self, tmp_path):
         with pytest.raises(ValueError, match=r"holds 3 usable profiles, 4 agents.*num_agents=3"):

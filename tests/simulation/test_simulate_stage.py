@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,21 @@ from matrix.engines.embedder import EmbedderConfig
 from matrix.progress import Usage
 from matrix.prompting import Decoding
 from matrix.records import Action, Agent, Failure, Profile, Scenario, read_jsonl
+from matrix.simulation.config import Closes
 from matrix.simulation.grouping import Grouping, GroupingConfig
+from matrix.simulation.memory import MemoryConfig
 from matrix.simulation.modulator import Communication
-from matrix.simulation.society import Closes
-from matrix.simulation.stage import Simulate
+from matrix.simulation.stage import Simulate, stored_journal
 
-ROWS = ["profiles.jsonl", "agents.jsonl", "actions.jsonl", "scenarios.jsonl", "failures.jsonl", "grouping.json"]
+ROWS = [
+    "profiles.jsonl",
+    "agents.jsonl",
+    "actions.jsonl",
+    "scenarios.jsonl",
+    "failures.jsonl",
+    "grouping.json",
+    "similarity.json",
+]
 TESTS = Path(__file__).parents[1]
 
 KILLED = """
@@ -95,7 +105,11 @@ def test_writes_typed_rows_that_lead_from_scenario_to_profile(done, place):
     assert all(len(agent.position) == 2 for agent in agents.values())
     read_jsonl(done / "failures.jsonl", Failure)
     described = json.loads((done / "grouping.json").read_text())
-    assert set(described) == {"within", "across", "pairs_within", "goals_reached"}
+    assert set(described) >= {"within", "across", "pairs_within", "goals_reached", "scenarios", "messages_across"}
+    assert (described["scenarios"], described["actions"]) == (len(scenarios), len(actions))
+    similar = json.loads((done / "similarity.json").read_text())
+    assert similar["groups"] == sorted(agents[a].group for a in similar["agents"])
+    assert len(similar["matrix"]) == len(similar["agents"]) == 12
 
 
 def test_usage_counts_what_was_sent(done):
@@ -130,7 +144,7 @@ def test_after_a_kill_no_call_is_repeated_and_rows_are_the_same(done, place):
         ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, timeout=60)
         assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
         assert len(journal_keys(work)) == calls
-        assert not (work / "actions.jsonl").exists()
+        assert not (work / "agents.jsonl").exists()
     run(scripted_simulation(place), work)
     assert files(work) == files(done)
     assert len(journal_keys(work)) == len(set(journal_keys(work))) == len(journal_keys(done))
@@ -146,6 +160,59 @@ def test_the_key_is_the_society_and_not_how_it_is_served(place):
     assert stage.key() == key
     stage.simulator.plan_steps = 4
     assert stage.key() != key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_scenarios": 16}, {"num_scenarios": 6}, {"communication_from": {1: Communication("random")}}],
+    ids=lambda changes: "{}={}".format(*next(iter(changes.items()))),
+)
+def test_a_fork_sends_only_calls_that_differ(done, place, changes, request):
+    def changed(**more):
+        stage = scripted_simulation(place)
+        for name, value in (changes | more).items():
+            setattr(stage.simulator, name, value)
+        return stage
+
+    fork = changed(fork_from="undisturbed")
+    assert fork.key() == changed().key()
+    before = (done / "journal.jsonl").read_bytes()
+    alone = run(changed(), place / f"alone-{request.node.callspec.id}")
+    forked = run(fork, place / f"forked-{request.node.callspec.id}")
+    assert files(forked) == files(alone) != files(done)
+    assert set(journal_keys(forked)) == set(journal_keys(alone))
+    new = set(journal_keys(alone)) - set(journal_keys(done))
+    assert usage(forked).calls == len(new) < usage(alone).calls / 2
+    assert bool(new) == (changes != {"num_scenarios": 6})
+    assert (done / "journal.jsonl").read_bytes() == before
+
+
+def test_a_stored_journal_is_found_by_name_or_key(tmp_path):
+    for name in ("12x10-0123456789ab", "12x14-0123ffffffff.partial", "4x4-4444[5]"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "journal.jsonl").touch()
+    (tmp_path / "12x10-eeeeeeeeeeee").mkdir()  # without a journal
+    finished, running, odd = sorted(tmp_path.glob("*/journal.jsonl"))
+    for name in ("simulate-0123456789ab", "0123456789ab", "12x10-0123456789ab"):
+        assert stored_journal(tmp_path, name) == finished
+    assert stored_journal(tmp_path, "simulate-0123ffffffff") == running
+    assert stored_journal(tmp_path, "4444[5]") == odd
+    for name, number in (("simulate-0123", 2), ("simulate-", 3), ("*", 0), ("eeeeeeeeeeee", 0), ("0123456789ac", 0)):
+        wrong = re.escape(f"simulator.fork_from={name}: {number} stored simulations")
+        with pytest.raises(
+            ValueError, match=f"{wrong}.*There are: 12x10-0123456789ab, 12x14-0123ffffffff.partial, 4x4"
+        ):
+            stored_journal(tmp_path, name)
+    with pytest.raises(ValueError, match="There are: none"):
+        stored_journal(tmp_path / "empty", "simulate-0123")
+
+
+def test_a_fork_of_nothing_is_an_error_before_any_call(place, tmp_path):
+    stage = scripted_simulation(place)
+    stage.simulator.fork_from = "simulate-0123456789ab"
+    with pytest.raises(ValueError, match="simulator.fork_from=simulate-0123456789ab: 0 stored simulations"):
+        run(stage, tmp_path / "work")
+    assert not (tmp_path / "work" / "journal.jsonl").exists()
 
 
 ESTIMATED = [
@@ -178,7 +245,7 @@ def test_the_estimate_knows_prices_and_limits_of_length():
     whole = expected()
     assert whole.money == pytest.approx((2 * whole.tokens_in + 6 * whole.tokens_out) / 1e6)
     assert 0 < expected(birth=Decoding(max_tokens=10)).tokens_out < whole.tokens_out
-    assert expected(memory_entries=0).tokens_in < whole.tokens_in
+    assert expected(memory=MemoryConfig(entries=0)).tokens_in < whole.tokens_in
 
 
 def test_a_society_needs_as_many_profiles_as_agents(place, tmp_path):

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from society_fakes import NOBODY, PEOPLE, FakeModel, Reply, lived, simulator, society
+from society_fakes import NOBODY, PEOPLE, FakeModel, Reply, listed, lived, simulator, society
 
 from matrix.records import Profile
+from matrix.simulation.config import Closes
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.modulator import Communication
-from matrix.simulation.society import Closes
 
 ALONE = GroupingConfig(num_groups=6, min_size=1, max_size=1)
 
@@ -106,14 +106,15 @@ def test_an_index_counts_the_groups_closed_scenarios(structured):
 def test_news_is_answered_and_without_news_the_plan_goes_on(structured):
     for action in structured.actions:
         assert (action.plan_step == -1) == bool(action.observations)
-        assert set(action.origin.templates) == {"react.jinja" if action.observations else "act.jinja", "route.jinja"}
+        asked = {"react.jinja" if action.observations else "act.jinja", "agent.jinja", "route.jinja"}
+        assert set(action.origin.templates) - {"share.jinja"} == asked
     for life in structured.lives:
         worked = [a.plan_step for a in structured.actions if a.agent == life.id and not a.observations]
         assert worked == list(range(life.next_step))
 
 
 def test_whoever_is_aware_observes_it_at_the_next_turn():
-    made = lived(simulator(num_scenarios=6, share_candidates=0), FakeModel(route="[0, 1], reason: near"))
+    made = lived(simulator(num_scenarios=6, share_candidates=0), FakeModel(route="[0, 1, 2], reason: near"))
     for position, action in enumerate(made.actions):
         told = f"{made.lives[int(action.agent[1:])].name}: {action.text}"
         for agent in action.aware:
@@ -133,7 +134,7 @@ def test_actions_reach_memory_and_prompts_show_it():
 
 
 def test_only_the_newest_observations_are_answered_and_the_rest_is_remembered():
-    made = lived(simulator(num_scenarios=8, max_observations=1), FakeModel(route="[0, 1], reason: near"))
+    made = lived(simulator(num_scenarios=8, max_observations=1), FakeModel(route="[0, 1, 2], reason: near"))
     assert max(len(a.observations) for a in made.actions) == 1
     for life in made.lives:
         told = [entry for entry in life.memory.entries if not entry.startswith("They")][len(life.posts) :]
@@ -152,29 +153,23 @@ def test_nobody_talks_without_communication():
 
 
 def test_random_sends_as_many_messages_as_the_modulators_chose():
-    reply = {"route": "[1], reason: near", "share": '{"indices": [0], "reason": "They trade."}'}
-    sizes = {"num_agents": 9, "grouping": GroupingConfig(num_groups=3, min_size=3, max_size=3), "num_scenarios": 12}
+    reply = {"route": "[0, 1, 2], reason: near", "share": '{"indices": [0], "reason": "They trade."}'}
+    sizes = {"num_agents": 18, "grouping": GroupingConfig(num_groups=6, min_size=3, max_size=3), "num_scenarios": 24}
     made = {
         kind: lived(simulator(communication=Communication(kind), **sizes), FakeModel(**reply))
         for kind in ("structured", "random")
     }
-    actions = {kind: one.actions for kind, one in made.items()}
-    assert len(actions["structured"]) == len(actions["random"]) == 36
-    for kind in actions:
-        assert {len(a.aware) for a in actions[kind]} == {1}
-        assert Counter(len(a.shared) for a in actions[kind]) == {1: 27, 0: 9}  # nobody hears of the last round
-        for action in actions[kind]:
-            group = {life.id for life in made[kind].modulators[action.group].members}
-            assert set(action.aware) <= group - {action.agent}
-            assert action.group not in action.shared
-
-    def places(kind):
-        """Which of the two others was told."""
-        members = [[life.id for life in m.members] for m in made[kind].modulators]
-        return {[i for i in members[a.group] if i != a.agent].index(a.aware[0]) for a in actions[kind]}
-
-    assert places("structured") == {1}
-    assert places("random") == {0, 1}
+    for one in made.values():
+        assert len(one.actions) == 72
+        told = Counter(len(a.aware) + len(a.heard) for a in one.actions)
+        assert told == {3: 54, 2: 18}  # nobody elsewhere hears of the last round
+        for action in one.actions:
+            assert action.agent not in (*action.aware, *action.heard)
+            assert {one.lives[int(a[1:])].group for a in action.aware} <= {action.group}
+            assert sorted({one.lives[int(a[1:])].group for a in action.heard}) == action.shared
+    assert {len(a.aware) for a in made["structured"].actions} == {2}
+    assert {len(a.aware) for a in made["random"].actions} >= {0, 1}
+    assert len({a for action in made["random"].actions for a in action.heard}) > 10
     assert made["structured"].model.count("route") == made["random"].model.count("route")
 
 
@@ -196,7 +191,7 @@ QUIET_AND_BUSY: dict[str, Reply] = {
         if SITTER in prompt
         else "1. Walk a mile.\n2. Walk on.\n3. Walk home.\n4. Ring the bell."
     ),
-    "act": lambda prompt, _: "They rang." if "Ring the bell" in prompt else "They were silent.",
+    "act": lambda prompt, _: "They rang." if "step of the plan: Ring the bell" in prompt else "They were silent.",
     "react": "They were startled.",
 }
 """Of two agents the first is at its goal early; the second makes itself heard with its last step."""
@@ -204,7 +199,7 @@ QUIET_AND_BUSY: dict[str, Reply] = {
 
 def heard(prompt, _):
     """The bell is, and nothing else."""
-    return "[0], reason: loud" if "They rang." in prompt.rpartition("Action:")[2] else NOBODY
+    return "[0, 1], reason: loud" if "They rang." in prompt.rpartition("Action")[2] else NOBODY
 
 
 def test_an_agent_at_its_goal_still_answers_news():
@@ -271,6 +266,15 @@ def test_shared_news_arrives_in_a_later_scenario_only():
         assert told[id(source)] <= 1
 
 
+def test_in_a_large_group_the_modulator_chooses_from_those_whom_it_may_concern():
+    model = FakeModel(route="[0, 1, 2], reason: near")
+    made = lived(simulator(grouping=GroupingConfig(kind=Grouping("single")), route_candidates=3), model)
+    lists = [listed(prompt) for kind, prompt, _ in model.calls if kind == "route"]
+    assert {len(entries) for entries in lists} == {3}
+    assert len({tuple(entries) for entries in lists}) > 1
+    assert {len(a.aware) for a in made.actions} <= {2, 3}
+
+
 def test_groups_of_one_and_no_candidates_share_nothing():
     model = FakeModel()
     lived(simulator(grouping=ALONE, num_scenarios=12), model)
@@ -319,7 +323,7 @@ def test_the_quota_is_met_exactly():
     "wrong",
     [
         {"num_agents": 0}, {"num_scenarios": 0}, {"plan_steps": 0}, {"steps_per_scenario": 0}, {"max_observations": 0},
-        {"memory_entries": -1}, {"share_candidates": -1}, {"num_agents": 99},
+        {"share_candidates": -1}, {"num_agents": 99},
     ],
     ids=str,
 )  # fmt: skip

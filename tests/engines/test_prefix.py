@@ -1,0 +1,32 @@
+import pytest
+
+from matrix.engines import prefix
+from matrix.engines.prefix import BLOCK, PrefixMeter
+from matrix.records import Message
+
+
+def share(meter: PrefixMeter, *texts: str) -> float:
+    return meter.share([Message(role="user", content=text) for text in texts])
+
+
+def test_only_what_stands_at_the_start_of_an_earlier_prompt_counts() -> None:
+    meter, fixed = PrefixMeter(), "f" * 3 * BLOCK
+    assert share(meter, fixed + "a" * BLOCK) == 0
+    assert share(meter, fixed + "b" * BLOCK) == 3 / 4
+    assert share(meter, fixed + "b" * BLOCK) == 1
+    assert share(meter, "x" + fixed) == 0
+
+
+def test_blocks_are_whole() -> None:
+    meter = PrefixMeter()
+    share(meter, "a" * (BLOCK - 1))
+    assert share(meter, "a" * (BLOCK - 1)) == 0
+    assert share(meter, "") == 0
+
+
+def test_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "KEPT", 2)
+    meter = PrefixMeter()
+    for letter in "abc":
+        share(meter, letter * BLOCK)
+    assert [share(meter, letter * BLOCK) for letter in "ca"] == [1, 0]
