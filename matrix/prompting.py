@@ -78,6 +78,7 @@ class Asker:
         )
         self._templates.globals.clear()  # prompts use none, and each of them would get a copy
         self._hashes = prompt_hashes(self.package)
+        self._named: dict[tuple[str, ...], dict[str, str]] = {}
 
     async def ask(
         self,
@@ -143,8 +144,9 @@ class Asker:
 
     def origin(self, seed: int, *prompts: str, **more: str) -> Origin:
         """Where a row comes from that the named prompts made."""
-        names = {f"{p}.jinja": self._hashes[f"{p}.jinja"] for p in prompts}
-        return Origin(stage=self.stage, model=self.model.name, templates=names, seed=seed, **more)
+        if prompts not in self._named:  # one dictionary for all rows: a million agents would have as many
+            self._named[prompts] = {f"{p}.jinja": self._hashes[f"{p}.jinja"] for p in prompts}
+        return Origin(stage=self.stage, model=self.model.name, templates=self._named[prompts], seed=seed, **more)
 
     def sorted_failures(self) -> list[Failure]:
         """All failures in an order that does not depend on which answer came first."""

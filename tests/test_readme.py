@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCKS = [block.splitlines() for block in re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)]
-MAP = dict(line.split(maxsplit=1) for block in BLOCKS if "matrix/pipeline.py" in block[0] for line in block)
+(TREE,) = [block for block in BLOCKS if "matrix/pipeline.py" in block[0]]
+MAP = dict(line.split(maxsplit=1) for line in TREE)
 ARENA_HARD = "data/arena-hard-v0.1/question.jsonl"
 
 
@@ -45,7 +46,7 @@ class Command:
         )  # fmt: skip
 
 
-COMMANDS = [Command(line) for block in BLOCKS if MAP.get(block[0].split()[0]) is None for line in block]
+COMMANDS = [Command(line) for block in BLOCKS if block is not TREE for line in block]
 
 
 def commands(program):
@@ -78,6 +79,21 @@ def test_a_run_is_accepted(command, tmp_path):
     assert not list(tmp_path.rglob("manifest.json"))
 
 
+def test_arena_hard_is_put_where_it_is_looked_for():
+    names, folder = re.search(r"Arena-Hard's (.+?) go to\s+`(.+?)`", README, re.DOTALL).groups()
+    looked_for = (ROOT / "conf" / "evaluation" / "paper.yaml").read_text()
+    for name in re.findall(r"`(.+?)`", names):
+        assert f": {folder}{name}\n" in looked_for
+
+
+def test_missing_questions_are_told_before_anything_runs(tmp_path):
+    (command, *_) = [command for command in commands("matrix") if official(command) and command.environment]
+    done = command.run(tmp_path)
+    assert done.returncode in (1, 2)
+    assert re.search(f"EvaluationError.*({ARENA_HARD}|alpaca_eval_gpt4_baseline.json)", done.stdout + done.stderr)
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with the grid `demo`, four rows large."""
@@ -94,15 +110,8 @@ def test_results_are_looked_at_again(command, finished):
     assert ("sft-00003" if command.program.name == "matrix-explain" else "report.html") in done.stdout
 
 
-@pytest.mark.parametrize("command", commands("make"), ids=str)
-def test_make_knows_the_target(command):
-    makefile = (ROOT / "Makefile").read_text()
-    for target in command.arguments:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-@pytest.mark.parametrize("target", re.findall(r"`make (\w+)`", README))
-def test_make_knows_the_target_named_in_the_text(target):
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make (\w+)", README, re.MULTILINE))))
+def test_make_knows_the_target(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 

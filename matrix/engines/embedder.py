@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matrix.engines.base import HOW, EngineError
-from matrix.engines.sources import resolve, source_identity
+from matrix.engines.sources import SourceError, resolve, source_identity
 
 Vectors = NDArray[np.float32]
 
@@ -91,7 +91,7 @@ class Embedder:
         while texts := list(self._asked):
             try:
                 vectors = await loop.run_in_executor(self._turn, self._request, texts, 1)
-            except EngineError as error:
+            except (EngineError, SourceError) as error:
                 for future in self._asked.values():
                     future.set_exception(error)
                 self._asked.clear()

@@ -41,12 +41,12 @@ async def test_a_text_has_one_vector_whatever_its_company(embedder):
     assert [vector.tobytes() for vector in together[2]] == alone * 2
 
 
-def test_a_model_that_is_not_there_is_named_before_anything_starts():
-    with (
-        pytest.raises(SourceError, match=r"model=/no/such/model"),
-        Embedder(EmbedderConfig(model="/no/such/model")) as e,
-    ):
-        e.embed(["text"])
+async def test_a_model_that_is_not_there_is_named_before_anything_starts():
+    with Embedder(EmbedderConfig(model="/no/such/model")) as missing:
+        with pytest.raises(SourceError, match="model=/no/such/model"):
+            missing.embed(["text"])
+        with pytest.raises(SourceError, match="model=/no/such/model"):
+            await asyncio.wait_for(missing.one("text"), 60)
 
 
 async def test_what_keeps_the_model_from_loading_is_told(tmp_path):

@@ -95,10 +95,11 @@ async def test_cancelling_leaves_the_journal_whole_and_frees_it(tmp_path: Path, 
             await asyncio.gather(*(model.chat(ask("hello"), Sampling(seed=i)) for i in range(1000)))
 
     task = asyncio.create_task(work())
-    await asyncio.sleep(0.2)
+    while len(server.bodies) < 6:
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 2)
+        await asyncio.wait_for(task, 60)
     progress = Progress("t", 1)
     async with open_model(config(server), tmp_path / "j", progress) as model:
         await model.chat(ask("hello"), Sampling(seed=0))
