@@ -104,18 +104,20 @@ def diversity(work: Path, embedder: Embedder) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 agents, structured alone")
+    parser.add_argument("--agents", type=int, help="another size, structured alone")
     options = parser.parse_args()
-    agents = 8 if options.quick else 24
+    agents = options.agents or (8 if options.quick else 24)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         first, usage = lived(agents, "structured", store)
         entries = [entry for entry in read_jsonl(first / "journal.jsonl", Entry)]
         seconds = asyncio.run(bare(stage(agents, "structured", None).llm, entries))
         out = sum(entry.completion.completion_tokens for entry in entries)
-        rates = usage["tokens_out"] / usage["seconds"], out / seconds
+        rates = usage["tokens_out"] / usage["busy"], out / seconds
         failures = Counter(failure.purpose for failure in read_jsonl(first / "failures.jsonl", Failure))
         print(f"{agents} agents, {usage['calls']} calls, {usage['tokens_in']} tokens in, {usage['tokens_out']} out")
         print(f"stage {rates[0]:.0f} tokens/s, bare engine {rates[1]:.0f}: {rates[0] / rates[1]:.1%}")
+        print(f"no call in flight for {usage['seconds'] - usage['busy']:.1f} s: model loading, clustering")
         print(f"prompt tokens in shared prefixes: {usage['tokens_shared'] / usage['tokens_in']:.1%}")
         print(f"answers that could not be parsed: {dict(failures)}\n")
         result: dict[str, Any] = {
@@ -124,7 +126,7 @@ def main() -> None:
             "unparsed": dict(failures),
         }  # fmt: skip
         runs = {"structured": first}
-        if not options.quick:
+        if not (options.quick or options.agents):
             for communication in ("random", "none"):
                 runs[communication], _ = lived(agents, communication, store, first.name)
         names = ("within", "across", "distinct-1", "distinct-2", "distinct-3", "distance", "Vendi")

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matrix.config import MatrixConfig, OnError
+from matrix.config import MatrixConfig, OnError, Until
 from matrix.engines.base import BudgetReached
 from matrix.pipeline import run
 from matrix.provenance import environment
@@ -76,6 +76,8 @@ def run_cell(config: MatrixConfig, folder: Path, overrides: list[str], choices: 
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        if config.until is Until.evaluate:
+            config.evaluation.fetch()
         for alias, made in run(config, store):
             done[alias] = made
             write("running")

@@ -39,6 +39,8 @@ class Usage(msgspec.Struct, kw_only=True):
     failures: int = 0
     seconds: float = 0.0
     """Wall time during which an engine was open."""
+    busy: float = 0.0
+    """Wall seconds during which a call was in flight."""
     money: float = 0.0
 
 

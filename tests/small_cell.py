@@ -6,7 +6,7 @@ from typing import Any
 from matrix.config import MatrixConfig
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
-from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, EvaluationConfig
+from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, EvaluationConfig, LengthControl
 from matrix.generation.instructions import GeneratorConfig
 from matrix.generation.stage import PreferenceConfig
 from matrix.simulation.config import SimulatorConfig
@@ -24,7 +24,11 @@ def configured(tmp_path: Path, **fields: Any) -> MatrixConfig:
         "generator": GeneratorConfig(num_rows=3),
         "preference": PreferenceConfig(),
         "recipe": RecipeConfig(),
-        "evaluation": EvaluationConfig(alpaca_eval2=AlpacaEvalConfig(answers=AnsweringConfig(temperature=0.7))),
+        "evaluation": EvaluationConfig(
+            alpaca_eval2=AlpacaEvalConfig(
+                answers=AnsweringConfig(temperature=0.7), length_control=LengthControl("length_controlled_minimal")
+            )
+        ),
         "llm": scripted,
         "model": ModelConfig(model=str(tmp_path / "model")),
         "judge": scripted,

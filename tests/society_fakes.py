@@ -117,6 +117,9 @@ class HashedWords:
     async def one(self, text: str) -> Vectors:
         return (await self.each([text]))[0]
 
+    def start(self) -> None:
+        """Nothing is loaded."""
+
     def __enter__(self) -> "HashedWords":
         return self
 

@@ -103,9 +103,14 @@ class Embedder:
                 if not (future := self._asked.pop(text)).done():
                     future.set_result(vector)
 
+    def start(self) -> None:
+        """Begin to load the model, without waiting for it."""
+        self._process = self._process or self._launch()
+
     def _request(self, texts: list[str], batch_size: int) -> Vectors:
-        process = self._process = self._process or self._start()
-        assert process.stdin and process.stdout
+        self.start()
+        process = self._process
+        assert process and process.stdin and process.stdout
         try:
             process.stdin.write(json.dumps({"texts": texts, "batch_size": batch_size}).encode() + b"\n")
             process.stdin.flush()
@@ -115,7 +120,7 @@ class Embedder:
         size = int(np.prod(shape)) * 4
         return np.frombuffer(process.stdout.read(size), np.float32).reshape(shape)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _launch(self) -> subprocess.Popen[bytes]:
         c = self.config
         served = {
             "source": str(resolve(c.model, c.revision)),

@@ -96,7 +96,7 @@ class JournaledModel:
         self._sent: dict[str, asyncio.Future[None]] = {}
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
-        self._opened = 0.0
+        self._opened = self._busy_since = 0.0
         self._count: Callable[[str], int] | None = None
 
     async def chat(self, messages: list[Message], sampling: Sampling, priority: Priority = ()) -> Completion:
@@ -127,8 +127,10 @@ class JournaledModel:
             if spent := self._spent():
                 await self._quiet.wait()  # what was sent is paid for: it must reach the journal
                 raise BudgetReached(f"{self.name}: {spent}. Everything finished is kept: raise it to go on from here")
+            if not self._progress.in_flight:
+                self._quiet.clear()
+                self._busy_since = time.monotonic()
             self._progress.in_flight += 1
-            self._quiet.clear()
             try:
                 completion = await engine.chat(messages, sampling)
             except EngineError:
@@ -138,6 +140,7 @@ class JournaledModel:
                 self._progress.in_flight -= 1
                 if not self._progress.in_flight:
                     self._quiet.set()
+                    usage.busy += time.monotonic() - self._busy_since
         finally:
             self._slots.release()
         usage.calls += 1

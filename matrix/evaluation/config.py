@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from matrix.engines.base import HOW
-from matrix.evaluation.questions import BASE, EMBEDDED, pin
+from matrix.evaluation.questions import BASE, EMBEDDED, fetch, pin
 
 
 @dataclass(kw_only=True)
@@ -136,6 +136,22 @@ class EvaluationConfig:
                 f"bootstrap_rounds >= 1 and failed_calls >= 0 are needed, not {self.bootstrap_rounds} and "
                 f"{self.failed_calls}"
             )
+
+    def fetch(self) -> None:
+        """Have every file of questions, references and calibration at hand, so that none is missed after hours of work.
+
+        Raises:
+            EvaluationError: one is not there or not the pinned one.
+        """
+        for benchmark in self.benchmarks():
+            fetch(benchmark.answers.questions, benchmark.answers.questions_pin)
+            if benchmark.reference != BASE:
+                fetch(benchmark.reference, benchmark.reference_pin)
+            if (
+                isinstance(benchmark, AlpacaEvalConfig)
+                and benchmark.length_control is LengthControl.length_controlled_v1
+            ):
+                fetch(benchmark.calibration, benchmark.calibration_pin)
 
     def benchmarks(self) -> list[AlpacaEvalConfig | ArenaHardConfig]:
         """The benchmarks that are run."""

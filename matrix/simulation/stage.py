@@ -95,6 +95,7 @@ class Simulate(Stage):
                     scenarios.write(scenario)
 
                 asker = Asker("matrix.simulation", model, f"{self.name}-{self.key()[:12]}")
+                embedder.start()  # loads while agents are born
                 society = Society(c, asker, embedder, seed, progress, keep, self.llm.concurrency)
                 await society.populate(profiles)
                 await society.live()
