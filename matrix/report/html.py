@@ -145,12 +145,15 @@ def _numbers(society: Society) -> list[tuple[str, str]]:
         ("messages within groups", exchange.told),
         ("messages to other groups", exchange.shared),
         ("life goals reached", society.grouping.get("goals_reached")),
+        ("identifiers masked", None if society.masked is None else sum(society.masked.values())),
         ("answers not understood", society.failures),
         ("model calls", u.calls + u.replayed),
-        ("tokens read", u.tokens_in),
         ("tokens written", u.tokens_out),
+        ("tokens read", u.tokens_in),
     ]
-    return [(name, f"{value:,}") for name, value in pairs if value is not None]
+    shown = [(name, f"{value:,}") for name, value in pairs if value is not None]
+    shared = u.tokens_cached or u.tokens_shared
+    return [*shown, ("of them in shared prefixes", f"{shared / u.tokens_in:.0%}")] if shared else shown
 
 
 def cohesion(society: Society) -> str:

@@ -60,6 +60,8 @@ class Society:
     failures: int
     grouping: dict[str, Any]
     """Cohesion of the groups and other counts of the simulation."""
+    masked: dict[str, int] | None
+    """Identifiers of each kind that were masked in its texts after the rewrite of the profiles."""
     similarity: dict[str, Any] | None
     """Cosines of up to 100 agents (paper figure 6): `agents`, `groups`, `matrix`."""
     stories: list[Story] = field(default_factory=list)
@@ -79,7 +81,8 @@ def societies(grid: Grid, most: int, stories: int) -> list[Society]:
             exchange=exchange.count(grid.stream(run, "actions.jsonl", Action)),
             failures=sum(1 for _ in grid.stream(run, "failures.jsonl", Failure)),
             grouping=grid.json(run, "grouping.json") or {},
-            similarity=grid.json(run, "similarity.json") if grid.file(run, "similarity.json") else None,
+            masked=(grid.json(run, "counts.json") or {}).get("masked"),
+            similarity=grid.json(run, "similarity.json"),
         )
         if society.agents:
             found.append(society)

@@ -235,9 +235,9 @@ async def together() -> AsyncIterator[TaskGroup]:
     try:
         async with TaskGroup() as tasks:
             yield tasks
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         raise error from None
 
