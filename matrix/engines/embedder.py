@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -49,7 +50,7 @@ class Embedder:
         self.config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
-        self._kept: dict[str, Vectors] = {}
+        self._kept: OrderedDict[str, Vectors] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Vectors]] = {}
         self._turn = ThreadPoolExecutor(1)
         """One request is under way at a time."""
@@ -98,7 +99,7 @@ class Embedder:
                 return
             for text, vector in zip(texts, vectors, strict=True):
                 if len(self._kept) >= KEPT:
-                    del self._kept[next(iter(self._kept))]
+                    self._kept.popitem(last=False)
                 self._kept[text] = vector
                 if not (future := self._asked.pop(text)).done():
                     future.set_result(vector)

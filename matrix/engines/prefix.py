@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from matrix.records import Message
 
-BLOCK = 64
-"""Characters of a block; the engines' blocks have 16 tokens, about as much text."""
-KEPT = 2**18
-"""Blocks that are remembered: prompts of 17 million characters."""
+BLOCK = 128
+"""Characters of a block; OpenVINO's have 32 tokens, about as much text, vLLM's 16."""
+KEPT = 2**17
+"""Blocks that are remembered at least: prompts of 17 million characters."""
 
 
 class PrefixMeter:
     """Remembers prompts by their blocks."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, None] = {}
+        self._new: set[int] = set()
+        self._old: set[int] = set()
 
     def share(self, messages: list[Message]) -> float:
         """The share of a prompt that begins like an earlier one, 0..1; the prompt counts as sent from here on."""
@@ -25,10 +26,9 @@ class PrefixMeter:
         found = chain = 0
         for start in range(0, len(text) - BLOCK + 1, BLOCK):
             chain = hash((chain, text[start : start + BLOCK]))
-            if chain in self._seen:
+            if chain in self._new or chain in self._old:
                 found += BLOCK
-            else:
-                self._seen[chain] = None
-        while len(self._seen) > KEPT:
-            del self._seen[next(iter(self._seen))]
+            self._new.add(chain)
+        if len(self._new) > KEPT:
+            self._old, self._new = self._new, set()
         return found / max(len(text), 1)

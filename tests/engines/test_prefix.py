@@ -27,6 +27,13 @@ def test_blocks_are_whole() -> None:
 def test_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix, "KEPT", 2)
     meter = PrefixMeter()
-    for letter in "abc":
+    for letter in "abcdef":
         share(meter, letter * BLOCK)
-    assert [share(meter, letter * BLOCK) for letter in "ca"] == [1, 0]
+    assert [share(meter, letter * BLOCK) for letter in "fa"] == [1, 0]
+
+
+def test_what_is_used_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "KEPT", 2)
+    meter = PrefixMeter()
+    share(meter, "a" * BLOCK)
+    assert [share(meter, "a" * BLOCK + letter * BLOCK) for letter in "bcdefg"] == [1 / 2] * 6
