@@ -29,7 +29,7 @@ from matrix.engines.journal import Entry
 from matrix.engines.openvino import OpenVinoEngine
 from matrix.prompting import Decoding
 from matrix.records import Failure, Scenario, read_jsonl
-from matrix.simulation.config import SimulatorConfig
+from matrix.simulation.config import SimulatorConfig, Turns
 from matrix.simulation.grouping import GroupingConfig
 from matrix.simulation.memory import MemoryConfig
 from matrix.simulation.modulator import Communication
@@ -38,12 +38,13 @@ from matrix.simulation.stage import Simulate
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def stage(agents: int, communication: str, fork_from: str | None) -> Simulate:
+def stage(agents: int, communication: str, fork_from: str | None = None, turns: str = "in_turn") -> Simulate:
     """A society of so many agents, sampled as the demo's is."""
     toy = yaml.safe_load((CONF / "simulator/toy.yaml").read_text())
     groups = agents // 4
     simulator = SimulatorConfig(
         num_agents=agents, num_scenarios=2 * groups, communication=Communication(communication), fork_from=fork_from,
+        turns=Turns(turns),
         grouping=GroupingConfig(num_groups=groups, min_size=3, max_size=5), memory=MemoryConfig(**toy["memory"]),
         max_observations=toy["max_observations"], max_posts=toy["max_posts"], share_candidates=3, plan_steps=3,
         **{name: Decoding(**toy[name]) for name in ("birth", "acting", "routing")},
@@ -53,9 +54,9 @@ def stage(agents: int, communication: str, fork_from: str | None) -> Simulate:
     return Simulate(simulator=simulator, llm=llm, embedder=embedder, seed=0)
 
 
-def lived(agents: int, communication: str, store: Path, fork_from: str | None = None) -> tuple[Path, dict[str, Any]]:
+def lived(made: Simulate, store: Path) -> tuple[Path, dict[str, Any]]:
     """Run the stage; where its files are and what its calls cost."""
-    made = stage(agents, communication, fork_from)
+    communication = made.simulator.communication
     work = store / f"{communication}-{made.key()[:12]}"
     work.mkdir()
     made.run(work)
@@ -105,13 +106,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 agents, structured alone")
     parser.add_argument("--agents", type=int, help="another size, structured alone")
+    parser.add_argument("--turns", default="in_turn", choices=list(Turns))
     options = parser.parse_args()
     agents = options.agents or (8 if options.quick else 24)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
-        first, usage = lived(agents, "structured", store)
+        first, usage = lived(stage(agents, "structured", turns=options.turns), store)
         entries = [entry for entry in read_jsonl(first / "journal.jsonl", Entry)]
-        seconds = asyncio.run(bare(stage(agents, "structured", None).llm, entries))
+        seconds = asyncio.run(bare(stage(agents, "structured").llm, entries))
         out = sum(entry.completion.completion_tokens for entry in entries)
         rates = usage["tokens_out"] / usage["busy"], out / seconds
         failures = Counter(failure.purpose for failure in read_jsonl(first / "failures.jsonl", Failure))
@@ -128,11 +130,11 @@ def main() -> None:
         runs = {"structured": first}
         if not (options.quick or options.agents):
             for communication in ("random", "none"):
-                runs[communication], _ = lived(agents, communication, store, first.name)
+                runs[communication], _ = lived(stage(agents, communication, first.name, options.turns), store)
         names = ("within", "across", "distinct-1", "distinct-2", "distinct-3", "distance", "Vendi")
         print(f"{'':>11} " + " ".join(f"{name:>10}" for name in names))
         for communication, work in runs.items():
-            with Embedder(stage(agents, "none", None).embedder) as embedder:
+            with Embedder(stage(agents, "none").embedder) as embedder:
                 found = diversity(work, embedder)
             shown = list(found.values())[1:]
             print(f"{communication:>11} " + " ".join(f"{v:>10.3f}" if v % 1 else f"{v:>10.0f}" for v in shown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -91,10 +92,12 @@ async def bring_to_life(
     found.update(kinds)
     persona = f"{name}. {description}"
     # Where even the second answer has no text, the description stands in: an agent is never left without a goal.
-    personality = await asker.ask(
-        "personality", agent, derive_seed(seed, "personality"), decoding, brief, persona=persona, posts=shown
+    personality, goal = await asyncio.gather(
+        asker.ask(
+            "personality", agent, derive_seed(seed, "personality"), decoding, brief, persona=persona, posts=shown
+        ),
+        asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, brief, persona=persona),
     )
-    goal = await asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, brief, persona=persona)
     goal = clean(goal or f"To do well what the description says: {description}")
     plan = await asker.ask(
         "plan", agent, derive_seed(seed, "plan"), decoding, lambda text: parse_plan(text, steps),

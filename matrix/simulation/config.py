@@ -20,6 +20,17 @@ class Closes(StrEnum):
     everyone = "everyone"
 
 
+class Turns(StrEnum):
+    """Whether an agent knows what was done before it in the same scenario.
+
+    `in_turn`: agents act one after another, each on what it was told of the actions before. `at_once`: they act at the
+    same time and hear of it afterwards (paper section 3.3: agents run concurrently); fewer calls wait for one another.
+    """
+
+    in_turn = "in_turn"
+    at_once = "at_once"
+
+
 @dataclass(kw_only=True)
 class SimulatorConfig:
     """Size and rules of a society."""
@@ -37,6 +48,7 @@ class SimulatorConfig:
     scenario_closes: Closes = Closes.steps
     steps_per_scenario: int = 3
     """Actions of a scenario with `scenario_closes=steps` (paper appendix B.3: 3)."""
+    turns: Turns = Turns.in_turn
     exchange_lag: int = 1
     """Rounds until an action is heard of in other groups (paper section 3.3: the following scenario, 1). With 2, groups
     run ahead of each other by a scenario, and none waits for the slowest."""

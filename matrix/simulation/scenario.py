@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 from matrix.engines.base import Priority
@@ -17,7 +16,7 @@ from matrix.prompting import first_paragraph
 from matrix.provenance import derive_seed
 from matrix.records import Action, Scenario
 from matrix.simulation.agent import Life
-from matrix.simulation.config import Closes
+from matrix.simulation.config import Closes, Turns
 from matrix.simulation.memory import Kind
 from matrix.simulation.modulator import Communication, Modulator, drawn
 
@@ -71,6 +70,9 @@ class Play:
         self.by_steps = self.config.scenario_closes is Closes.steps
         self.steps = self.config.steps_per_scenario if self.by_steps else len(self.order)
         self.deeds: list[Deed] = []
+        self._turn = 0
+        self._routed: asyncio.Task[None] | None = None
+        """Done when everybody in the group knows of the actions so far."""
         self._unlisted = 1
         """Actions whose candidates are not known yet, plus one while there may be further actions."""
 
@@ -78,33 +80,41 @@ class Play:
         """Play the scenario to the point from which the group can go on; what runs beside it ends by itself."""
         start = self.society.tasks.create_task
         beside: list[asyncio.Task[None]] = []
-        routed: asyncio.Task[None] | None = None
-        idle = 0
-        for life in cycle(self.order) if self.by_steps else self.order:
-            if self.by_steps and (len(self.deeds) == self.steps or idle == len(self.order)):
-                break
-            if routed:
-                await routed  # the next agent may have to react to it
-            await self.society.deliver(life, self.round)
-            if life.done:
-                idle += 1
-                continue
-            idle = 0
-            deed = await self._act(life)
-            self.deeds.append(deed)
-            self.society.progress.advance()
+        while actors := await self._next():
+            first = len(self.deeds)
+            self.deeds += await asyncio.gather(*(self._act(life, first + i) for i, life in enumerate(actors)))
+            self.society.progress.advance(len(actors))
             if self.talk is Communication.none:
                 continue
-            self._unlisted += 1
-            if self.talk is Communication.random:
-                self._draw(deed)
-            routed = start(self._route(deed))
-            beside += [routed, start(self._share(deed, routed))]
+            for deed in self.deeds[first:]:
+                self._unlisted += 1
+                if self.talk is Communication.random:
+                    self._draw(deed)
+                self._routed = start(self._route(deed, self._routed))
+                beside += [self._routed, start(self._share(deed, self._routed))]
         self._listed()
         self.modulator.summed = start(self._sum_up(self.modulator.summed))
         start(self._close(self.modulator.summed, beside))
-        if routed:
-            await routed
+        if self._routed:
+            await self._routed
+
+    async def _next(self) -> list[Life]:
+        """Who acts now: the next in turn who has something to do, or with `at_once` all who can still act."""
+        left = self.steps - len(self.deeds) if self.by_steps else len(self.order) - self._turn
+        if self.config.turns is Turns.in_turn:
+            left = min(left, 1)
+        if left and self._routed:
+            await self._routed  # they may have to react to it
+        actors: list[Life] = []
+        for _ in self.order if left else ():
+            if len(actors) == left or not (self.by_steps or self._turn < len(self.order)):
+                break
+            life = self.order[self._turn % len(self.order)]
+            self._turn += 1
+            await self.society.deliver(life, self.round)
+            if not life.done:
+                actors.append(life)
+        return actors
 
     def _priority(self, calls_left: int) -> Priority:
         """The group that is furthest behind goes first, in it what most calls wait for; then group by group."""
@@ -116,9 +126,9 @@ class Play:
         if not self._unlisted:
             self.society.acted(self.modulator.group, self.round)
 
-    async def _act(self, life: Life) -> Deed:
+    async def _act(self, life: Life, step: int) -> Deed:
         """React to what is new, or go on with the plan (paper section 3.1)."""
-        c, society, step = self.config, self.society, len(self.deeds)
+        c, society = self.config, self.society
         news, life.inbox = life.inbox, []
         observations = news[-c.max_observations :]
         prompt = "react" if observations else "act"
@@ -159,8 +169,8 @@ class Play:
         query, *vectors = await society.embedder.each([about, *memory.live()])
         return memory.recall(c, self.round, society.model.count_tokens, query, vectors)
 
-    async def _route(self, deed: Deed) -> None:
-        """Tell the members of the group whom the modulator names; or as many agents at random."""
+    async def _route(self, deed: Deed, before: asyncio.Task[None] | None) -> None:
+        """Tell the members of the group whom the modulator names, or as many at random; after the actions before it."""
         society = self.society
         deed.prompts.append("route")
         members = self.modulator.members
@@ -173,20 +183,19 @@ class Play:
         )  # fmt: skip
         if not parsed:
             deed.unparsed.append("route")
-        if self.talk is Communication.random:
-            for life in deed.strangers[: len(aware)]:
-                self._tell(deed, life)
-            return
-        for member in aware:
-            self._tell(deed, member)
+        if before:
+            await before
+        for life in deed.strangers[: len(aware)] if self.talk is Communication.random else aware:
+            self._tell(deed, life)
 
     async def _share(self, deed: Deed, routed: asyncio.Task[None]) -> None:
         """Pass the action on to other groups (paper section 3.2: by consulting the other modulators' memories)."""
         c, society, group = self.config, self.society, self.modulator.group
         known = self.round - c.exchange_lag
-        if not c.share_candidates or not self.modulator.reach or not await self._will_be_heard():
-            candidates = []
-        else:
+        candidates: list[int] = []
+        crosses = c.share_candidates and self.modulator.reach
+        # Where no round will come in which the news could arrive, nobody is asked to pass it on.
+        if crosses and await society.admission.reached(self.round + c.exchange_lag):
             await society.closed.passed(known, group)
             vector = await society.embedder.one(deed.text)
             candidates = society.memories.nearest(self.modulator.reach, known, vector, c.share_candidates)
@@ -216,10 +225,6 @@ class Play:
         if self.talk is Communication.random:
             await routed
         society.letters.release(self.round, _numbers(self._hearers(deed)))
-
-    async def _will_be_heard(self) -> bool:
-        """Whether there will be a round in which news of this one arrives; if not, nobody is asked to pass it on."""
-        return await self.society.admission.reached(self.round + self.config.exchange_lag)
 
     def _draw(self, deed: Deed) -> None:
         """Draw the agents that random communication may tell: no more than structured communication could."""

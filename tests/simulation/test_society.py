@@ -8,7 +8,7 @@ import pytest
 from society_fakes import NOBODY, PEOPLE, FakeModel, Reply, listed, lived, simulator, society
 
 from matrix.records import Profile
-from matrix.simulation.config import Closes
+from matrix.simulation.config import Closes, Turns
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.modulator import Communication
 
@@ -264,6 +264,32 @@ def test_shared_news_arrives_in_a_later_scenario_only():
     for news, source in sent.items():
         assert memories.count(news) == len(source.shared)
         assert told[id(source)] <= 1
+
+
+@pytest.mark.parametrize("closes", ["steps", "everyone"])
+def test_acting_at_once_agents_hear_of_each_other_afterwards(closes):
+    config = simulator(turns=Turns("at_once"), scenario_closes=Closes(closes), share_candidates=0)
+    made = [lived(config, FakeModel(shuffle, route="[0, 1, 2], reason: near")) for shuffle in range(3)]
+    assert rows(made[0]) == rows(made[1]) == rows(made[2])
+    order = [scenario.id for scenario in made[0].scenarios]
+    said = {f"{made[0].lives[int(a.agent[1:])].name}: {a.text}": a for a in made[0].actions}
+    for action in made[0].actions:
+        heard = [said[news] for news in action.observations]
+        assert {a.agent for a in heard} == {a.agent for a in heard} - {action.agent}
+        assert all(order.index(a.scenario) < order.index(action.scenario) for a in heard)
+        assert [(a.scenario, a.step) for a in heard] == sorted((a.scenario, a.step) for a in heard)
+    assert any(action.observations for action in made[0].actions)
+
+
+def test_acting_at_once_nobody_acts_twice_at_a_time():
+    pairs = GroupingConfig(num_groups=3, min_size=2, max_size=2)
+    made = lived(simulator(turns=Turns("at_once"), grouping=pairs), FakeModel(route="[0, 1], reason: near"))
+    for scenario in made.scenarios:
+        acted = [a for a in made.actions if a.scenario == scenario.id]
+        assert [a.step for a in acted] == [0, 1, 2]
+        assert acted[0].agent == acted[2].agent != acted[1].agent
+        assert any(acted[1].text in news for news in acted[2].observations)
+        assert not any(acted[0].text in news for news in acted[1].observations)
 
 
 def test_in_a_large_group_the_modulator_chooses_from_those_whom_it_may_concern():
