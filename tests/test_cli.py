@@ -246,7 +246,10 @@ def test_an_interrupted_cell_says_so(tmp_path):
     pipe = tmp_path / "rules.json"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "matrix", *small(tmp_path, pipe)]
-    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit that it is ignored
+    ) as process:  # fmt: skip
         writer = None
         while writer is None and process.poll() is None:
             try:
@@ -256,7 +259,10 @@ def test_an_interrupted_cell_says_so(tmp_path):
         assert writer is not None, process.stderr.read()
         process.send_signal(signal.SIGINT)
         os.close(writer)
-        _, told = process.communicate(timeout=60)
+        try:
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Interrupted. What is finished is kept" in told
     assert "Traceback" not in told

@@ -127,9 +127,10 @@ def test_failure_repeats_the_end_of_the_log(tmp_path, base, pairs):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
 from matrix.training.stage import run_process
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 child = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
 work = Path(sys.argv[1])
 run_process([sys.executable, "-c", child], {}, work, "sft")
