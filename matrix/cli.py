@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -37,12 +37,17 @@ from matrix.filtering.base import FilterConfig
 from matrix.filtering.dedup import DedupConfig
 from matrix.filtering.language import LanguageConfig
 from matrix.filtering.length import LengthConfig
+from matrix.generation.base import GeneratorConfig
+from matrix.generation.scenarios import ScenarioConfig
 from matrix.store import INVOCATION
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 FILTERS: dict[str, type[FilterConfig]] = {"length": LengthConfig, "language": LanguageConfig, "dedup": DedupConfig}
 """Schemas that `conf/filter/*.yaml` build on."""
+GENERATORS: dict[str, type[GeneratorConfig]] = {"scenario": ScenarioConfig}
+"""Schemas that `conf/generator/*.yaml` and the generators of `conf/preference/*.yaml` build on."""
+VARIANTS: dict[str, Mapping[str, type[Any]]] = {"filter": FILTERS, "generator": GENERATORS}
 GRIDS: dict[Path, bool] = {}
 """Grid folders of this command -> whether it is a sweep."""
 
@@ -124,8 +129,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("cell_id", _cell_id, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=MatrixConfig)
-    for name, node in FILTERS.items():
-        store.store(group="schema/filter", name=name, node=node)
+    for group, nodes in VARIANTS.items():
+        for name, node in nodes.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
     # Hydra finds callbacks by this key and in no other way.
     store.store(group="hydra/callbacks", name="sweep", node={"sweep": {"_target_": "matrix.cli.Sweep"}})
 
@@ -223,5 +229,7 @@ def _names() -> list[str]:
                 if dataclasses.is_dataclass(inner):
                     yield from fields(inner, f"{prefix}{name}.")
 
-    filters = [n for name, kind in FILTERS.items() for n in fields(kind, f"filters.{name}.")]
-    return sorted({*options, *(o.split("/")[0] for o in options), *fields(MatrixConfig, ""), *filters})
+    variants = [n for name, kind in FILTERS.items() for n in fields(kind, f"filters.{name}.")]
+    for kind in GENERATORS.values():
+        variants += [*fields(kind, "generator."), *fields(kind, "preference.generator.")]
+    return sorted({*options, *(o.split("/")[0] for o in options), *fields(MatrixConfig, ""), *variants})

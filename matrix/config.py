@@ -10,7 +10,7 @@ from matrix.engines.base import HOW, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import EvaluationConfig
 from matrix.filtering.base import FilterConfig
-from matrix.generation.instructions import GeneratorConfig
+from matrix.generation.base import GeneratorConfig
 from matrix.generation.stage import PreferenceConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.store import StoreConfig

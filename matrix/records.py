@@ -129,6 +129,8 @@ class Conversation(Row, frozen=True, kw_only=True):
     category: str = ""
     complexity: str = ""
     style: str = ""
+    thinking: str = ""
+    """What a reasoning model thought before its (last) answer, kept apart from it."""
     origin: Origin
 
 
@@ -146,6 +148,62 @@ class PreferencePair(Row, frozen=True, kw_only=True):
     style: str = ""
     origin: Origin
     rejected_model: str = ""
+
+
+class Tags(Row, frozen=True, kw_only=True):
+    """What an LLM says of a row (Magpie's tags, arXiv 2406.08464); a tag that could not be had is empty."""
+
+    id: str
+    category: str = ""
+    """One of twelve task categories."""
+    quality: str = ""
+    """Of the instruction: `very poor`, `poor`, `average`, `good` or `excellent`."""
+    difficulty: str = ""
+    """`very easy`, `easy`, `medium`, `hard` or `very hard`."""
+    safety: str = ""
+    """`safe` or `unsafe`."""
+    language: str = ""
+    """ISO 639-1 code."""
+    complexity: float | None = None
+    """Expected complexity score of the instruction, 1..6 (DEITA, arXiv 2312.15685)."""
+    response_quality: float | None = None
+    """Expected quality score of the response, 1..6 (DEITA)."""
+
+
+class Rollout(Row, frozen=True, kw_only=True):
+    """One sampled answer of the model that is about to be trained, to the prompt of a row."""
+
+    row: str
+    index: int
+    text: str
+    tokens: int = 0
+    finish_reason: str = ""
+    origin: Origin
+
+
+class Score(Row, frozen=True, kw_only=True):
+    """The reward of one answer."""
+
+    row: str
+    part: str
+    """`response`, `chosen`, `rejected`, or `rollout`."""
+    index: int = 0
+    """Of the rollout."""
+    reward: float
+
+
+class Likelihood(Row, frozen=True, kw_only=True):
+    """How likely a model finds an answer: sums of natural log-probabilities over the answer's tokens."""
+
+    row: str
+    part: str
+    """`response`, `chosen` or `rejected`."""
+    tokens: int
+    """Tokens of the answer, its end included."""
+    logp: float
+    """Given the prompt."""
+    logp_alone: float
+    """Without the prompt: the answer's tokens after an empty user turn."""
 
 
 class Drop(Row, frozen=True, kw_only=True):

@@ -77,10 +77,19 @@ class Stage(ABC):
             "stage": self.name,
             "version": self.version,
             "config": described,
-            "prompts": prompt_hashes(self.prompts) if self.prompts else {},
+            "prompts": self._prompt_hashes(),
             "inputs": {name: result.key for name, result in self.inputs().items()},
             "seed": self.seed,
         }
+
+    def prompt_names(self) -> list[str] | None:
+        """Which prompts of the package `prompts` the stage uses, without `.jinja`; None: any of them."""
+        return None
+
+    def _prompt_hashes(self) -> dict[str, str]:
+        hashes = prompt_hashes(self.prompts) if self.prompts else {}
+        names = self.prompt_names()
+        return hashes if names is None else {f"{name}.jinja": hashes[f"{name}.jinja"] for name in names}
 
     def key(self) -> str:
         """sha256 of the canonical JSON of `identity()`."""

@@ -7,7 +7,7 @@ from matrix.config import MatrixConfig
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, EvaluationConfig, LengthControl
-from matrix.generation.instructions import GeneratorConfig
+from matrix.generation.scenarios import ScenarioConfig
 from matrix.generation.stage import PreferenceConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
@@ -21,7 +21,7 @@ def configured(tmp_path: Path, **fields: Any) -> MatrixConfig:
     scripted = ModelConfig(model=str(tmp_path / "rules.json"), engine=EngineName("scripted"))
     settings = {
         "simulator": SimulatorConfig(num_agents=4, grouping=GroupingConfig(kind=Grouping("single"))),
-        "generator": GeneratorConfig(num_rows=3),
+        "generator": ScenarioConfig(num_rows=3),
         "preference": PreferenceConfig(),
         "recipe": RecipeConfig(),
         "evaluation": EvaluationConfig(

@@ -67,6 +67,7 @@ REPLIES: dict[str, Reply] = {
     "summarise": lambda _, dice: f"They had {dice.random()} days.",
     "route": choose,
     "share": choose,
+    "persona": lambda _, dice: f"Please help me at home with task {dice.random()}.",
     "simple": lambda _, dice: f"Please help me with task {dice.random()}.",
     "complex": lambda _, dice: f"Please derive in two parts the value {dice.random()}.",
     "response": lambda _, dice: f"It is {dice.random()}.",

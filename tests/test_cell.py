@@ -11,7 +11,7 @@ from matrix.cell import INVOCATION, cell_id, run_cell
 from matrix.config import OnError, Until
 from matrix.engines.base import HOW, BudgetReached, ModelConfig
 from matrix.filtering.length import LengthConfig
-from matrix.generation.instructions import GeneratorConfig
+from matrix.generation.scenarios import ScenarioConfig
 from matrix.simulation.profiles import ProfilesConfig
 from matrix.stage import Result, Stage
 from matrix.store import Mode, StoreConfig
@@ -180,7 +180,7 @@ class TestCellId:
         [
             {"seed": 1},
             {"filters": {"length": LengthConfig()}},
-            {"generator": GeneratorConfig(num_rows=4)},
+            {"generator": ScenarioConfig(num_rows=4)},
             {"recipe": RecipeConfig(dpo=None)},
         ],
         ids=lambda fields: next(iter(fields)),

@@ -1,17 +1,20 @@
 """The contract of a filter: it sees all rows at once and keeps each, or drops it with a reason.
 
 Seeing all rows lets a filter compare them (near-duplicates) or set its threshold by a quantile of what it measured.
-A new filter is one file here: a `FilterConfig` with its knobs and the `RowFilter` that it builds.
+A new filter is one file here: a `FilterConfig` with its knobs and the `RowFilter` that it builds. What costs model
+calls is not measured by a filter but by a stage before it (`Need`), so that filters and cells of a grid share it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, NamedTuple, Protocol
 
-from matrix.records import Conversation, Message, PreferencePair
+from matrix.engines.embedder import Embedder
+from matrix.records import Conversation, Likelihood, Message, PreferencePair, Rollout, Tags
 
 TrainingRow = Conversation | PreferencePair
 """What a filter can judge."""
@@ -34,18 +37,63 @@ class RowFilter(Protocol):
         ...
 
 
+class Need(StrEnum):
+    """What a filter may need beside the rows; each is a field of `Facts`."""
+
+    tags = "tags"
+    """An LLM's labels (`matrix.filtering.tags`)."""
+    rewards = "rewards"
+    """Rewards of the rows' own answers (`matrix.filtering.reward`)."""
+    rollouts = "rollouts"
+    """Answers of the model that is about to be trained, and their rewards (`matrix.filtering.rollouts`)."""
+    likelihoods = "likelihoods"
+    """Log-probabilities of the answers under the model that is about to be trained (`matrix.filtering.likelihood`)."""
+    reference = "reference"
+    """The same under the model that it was tuned from."""
+    embeddings = "embeddings"
+    questions = "questions"
+    """The instructions of every configured evaluation set."""
+
+
+@dataclass(kw_only=True)
+class Facts:
+    """What is known of the rows, by row id; what no filter of the chain needs is empty."""
+
+    tags: dict[str, Tags] = field(default_factory=dict)
+    rewards: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Row -> `response`, or `chosen` and `rejected` -> reward."""
+    rollouts: dict[str, list[Rollout]] = field(default_factory=dict)
+    rollout_rewards: dict[str, list[float]] = field(default_factory=dict)
+    """In the order of `rollouts`."""
+    likelihoods: dict[str, dict[str, Likelihood]] = field(default_factory=dict)
+    """Row -> part as in `rewards`."""
+    reference: dict[str, dict[str, Likelihood]] = field(default_factory=dict)
+    embedder: Embedder | None = None
+    questions: dict[str, list[str]] = field(default_factory=dict)
+    """Evaluation set -> its instructions."""
+
+
 @dataclass(kw_only=True)
 class FilterConfig(ABC):
     """Base of the variants in this package; each carries the knobs of one filter."""
 
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    pairs_only: ClassVar[bool] = False
+    """Judges preference pairs; conversations pass it unjudged, which the funnel says."""
+
     @abstractmethod
-    def build(self) -> RowFilter:
+    def build(self, facts: Facts) -> RowFilter:
         """The filter with these knobs; loads what it needs."""
 
 
 def instruction(row: TrainingRow) -> str:
     """What the user asks: all user turns, a blank line between two."""
-    return _turns(row.messages if isinstance(row, Conversation) else row.prompt, "user")
+    return _turns(prompt(row) if isinstance(row, PreferencePair) else row.messages, "user")
+
+
+def prompt(row: TrainingRow) -> list[Message]:
+    """The chat that the last answer replies to."""
+    return row.prompt if isinstance(row, PreferencePair) else row.messages[:-1]
 
 
 def preferred(row: TrainingRow) -> str:
@@ -56,6 +104,13 @@ def preferred(row: TrainingRow) -> str:
 def responses(row: TrainingRow) -> list[str]:
     """Every answer of a row: one for a conversation, chosen and rejected for a pair."""
     return [preferred(row)] if isinstance(row, Conversation) else [row.chosen, row.rejected]
+
+
+def answers(row: TrainingRow) -> dict[str, str]:
+    """Part -> last answer: `response` of a conversation, `chosen` and `rejected` of a pair."""
+    if isinstance(row, PreferencePair):
+        return {"chosen": row.chosen, "rejected": row.rejected}
+    return {"response": row.messages[-1].content}
 
 
 def _turns(messages: list[Message], role: str) -> str:

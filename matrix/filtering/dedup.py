@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from matrix.filtering.base import FilterConfig, Rejection, RowFilter, TrainingRow, instruction, responses
+from matrix.filtering.base import Facts, FilterConfig, Rejection, RowFilter, TrainingRow, instruction, responses
 
 TOKEN = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+|[^\w\s]")
 """A word, a Chinese or Japanese character, or a punctuation mark ("2+2" and "2-2" are different questions)."""
@@ -61,7 +61,7 @@ class DedupConfig(FilterConfig):
         if self.num_perm < 16 or self.num_perm & (self.num_perm - 1):
             raise ValueError(f"num_perm must be a power of two from 16 on, e.g. 128, not {self.num_perm}")
 
-    def build(self) -> RowFilter:
+    def build(self, facts: Facts) -> RowFilter:
         """The filter of this method."""
         return ExactDedup(self) if self.method is Method.exact else MinHashDedup(self)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from matrix.filtering.base import FilterConfig, Rejection, TrainingRow, instruction, preferred
+from matrix.filtering.base import Facts, FilterConfig, Rejection, TrainingRow, instruction, preferred
 
 NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+", re.DOTALL)
 """Code blocks (closed or cut off), inline code, display formulas and addresses: no evidence of a human language."""
@@ -32,7 +32,7 @@ class LanguageConfig(FilterConfig):
         if not 0 < self.min_confidence <= 1:
             raise ValueError(f"min_confidence must lie in (0, 1], not {self.min_confidence}")
 
-    def build(self) -> LanguageFilter:
+    def build(self, facts: Facts) -> LanguageFilter:
         """The filter, its model loaded (half a second).
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from matrix.filtering.base import FilterConfig, Rejection, TrainingRow, instruction, responses
+from matrix.filtering.base import Facts, FilterConfig, Rejection, TrainingRow, instruction, responses
 
 
 class LengthUnit(StrEnum):
@@ -43,7 +43,7 @@ class LengthConfig(FilterConfig):
             if not 0 <= low <= high:
                 raise ValueError(f"need 0 <= min_{text} <= max_{text}, not {low} and {high}")
 
-    def build(self) -> LengthFilter:
+    def build(self, facts: Facts) -> LengthFilter:
         """The filter with these bounds."""
         return LengthFilter(self)
 

@@ -5,12 +5,28 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from matrix.filtering.base import FilterConfig, TrainingRow
-from matrix.records import Conversation, Drop, PreferencePair, read_jsonl, write_jsonl, write_parquet
+from matrix.engines.embedder import Embedder, EmbedderConfig
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.records import (
+    Conversation,
+    Drop,
+    Likelihood,
+    PreferencePair,
+    Rollout,
+    Score,
+    Tags,
+    iter_jsonl,
+    read_jsonl,
+    write_jsonl,
+    write_parquet,
+)
 from matrix.stage import Result, Stage
 
 log = logging.getLogger(__name__)
@@ -21,16 +37,26 @@ class Filter(Stage):
     """Runs filters one after another; each sees only what the ones before it kept.
 
     Writes `rows.jsonl` and `rows.parquet` (kept rows, in their order, of the type of the upstream rows),
-    `dropped.jsonl` (the rejected rows in full), `drops.jsonl` (`Drop`: which filter, why) and `funnel.json`
-    (`[{"filter", "in", "kept", "dropped": {reason: number}}]`).
+    `dropped.jsonl` (the rejected rows in full), `drops.jsonl` (`Drop`: which filter, why), `funnel.json`
+    (`[{"filter", "in", "kept", "dropped": {reason: number}}]`) and `overlap.json`: how many of all rows each filter
+    would drop by itself, and each two of them both (`[{"filters", "rows"}]`).
     """
 
     name: ClassVar[str] = "filter"
+    version: ClassVar[int] = 2
 
     filters: dict[str, FilterConfig]
     """Name -> filter, in the order in which they run; names are free and appear in `drops.jsonl`."""
     rows: Result
     """A result with `rows.jsonl` of `Conversation` or `PreferencePair`."""
+    tags: Result | None = None
+    rewards: Result | None = None
+    rollouts: Result | None = None
+    rollout_rewards: Result | None = None
+    likelihoods: Result | None = None
+    reference: Result | None = None
+    """What was measured of the rows, where a filter needs it (`Need`)."""
+    embedder: EmbedderConfig | None = None
 
     def run(self, work: Path) -> None:
         """Filter the upstream rows. An empty outcome is a result too (and is logged): it says what the filters do.
@@ -39,31 +65,89 @@ class Filter(Stage):
             RowError: a line of the upstream file is not a row.
         """
         source = self.rows.path / "rows.jsonl"
-        kept: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
-        total = len(kept)
-        dropped: list[TrainingRow] = []
-        drops: list[Drop] = []
-        funnel = []
-        for name, config in self.filters.items():
-            verdicts = list(zip(kept, config.build().judge(kept), strict=True))
-            rejected = [(row, verdict) for row, verdict in verdicts if verdict]
-            dropped += [row for row, _ in rejected]
-            drops += [Drop(id=row.id, filter=name, reason=why.reason, value=why.value) for row, why in rejected]
-            kept = [row for row, verdict in verdicts if not verdict]
-            reasons = dict(sorted(Counter(why.reason for _, why in rejected).items()))
-            funnel.append({"filter": name, "in": len(verdicts), "kept": len(kept), "dropped": reasons})
-            log.info("filter %s kept %d of %d rows %s", name, len(kept), len(verdicts), reasons or "")
+        rows: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
+        with ExitStack() as stack:
+            facts = self.facts()
+            if self.embedder:
+                facts.embedder = stack.enter_context(Embedder(self.embedder))
+            kept, dropped, drops, funnel = self._chain(rows, facts)
+            overlap = self._overlap(rows, facts)
         if not kept:
-            log.warning("no row is left of %d in %s: %s", total, source, json.dumps(funnel))
+            log.warning("no row is left of %d in %s: %s", len(rows), source, json.dumps(funnel))
         write_jsonl(work / "rows.jsonl", kept)
         write_parquet(work / "rows.parquet", kept)
         write_jsonl(work / "dropped.jsonl", dropped)
         write_jsonl(work / "drops.jsonl", drops)
         (work / "funnel.json").write_text(json.dumps(funnel, indent=1))
+        (work / "overlap.json").write_text(json.dumps(overlap, indent=1))
+
+    def _chain(
+        self, kept: list[TrainingRow], facts: Facts
+    ) -> tuple[list[TrainingRow], list[TrainingRow], list[Drop], list[dict[str, Any]]]:
+        dropped: list[TrainingRow] = []
+        drops: list[Drop] = []
+        funnel: list[dict[str, Any]] = []
+        for name, config in self.filters.items():
+            before = kept
+            verdicts = judge(config, before, facts)
+            rejected = [(row, why) for row, why in zip(before, verdicts or [], strict=bool(verdicts)) if why]
+            dropped += [row for row, _ in rejected]
+            drops += [Drop(id=row.id, filter=name, reason=why.reason, value=why.value) for row, why in rejected]
+            out = {row.id for row, _ in rejected}
+            kept = [row for row in before if row.id not in out]
+            reasons = dict(sorted(Counter(why.reason for _, why in rejected).items()))
+            entry: dict[str, Any] = {"filter": name, "in": len(before), "kept": len(kept), "dropped": reasons}
+            if verdicts is None:
+                entry["skipped"] = "judges preference pairs"
+            funnel.append(entry)
+            log.info("filter %s kept %d of %d rows %s", name, len(kept), len(before), reasons or "")
+        return kept, dropped, drops, funnel
+
+    def _overlap(self, rows: list[TrainingRow], facts: Facts) -> list[dict[str, Any]]:
+        """Every filter by itself over all rows: which rules say the same."""
+        alone = {
+            name: {row.id for row, why in zip(rows, verdicts, strict=True) if why}
+            for name, config in self.filters.items()
+            if (verdicts := judge(config, rows, facts)) is not None
+        }
+        single = [{"filters": [name], "rows": len(ids)} for name, ids in alone.items()]
+        return single + [{"filters": [a, b], "rows": len(alone[a] & alone[b])} for a, b in combinations(alone, 2)]
+
+    def facts(self) -> Facts:
+        """What the measuring stages wrote, by row."""
+        facts = Facts()
+        if self.tags:
+            facts.tags = {tags.id: tags for tags in iter_jsonl(self.tags.path / "tags.jsonl", Tags)}
+        if self.rewards:
+            for score in iter_jsonl(self.rewards.path / "rewards.jsonl", Score):
+                facts.rewards.setdefault(score.row, {})[score.part] = score.reward
+        if self.rollouts:
+            for rollout in iter_jsonl(self.rollouts.path / "rollouts.jsonl", Rollout):
+                facts.rollouts.setdefault(rollout.row, []).append(rollout)
+        if self.rollout_rewards:
+            for score in iter_jsonl(self.rollout_rewards.path / "rewards.jsonl", Score):
+                facts.rollout_rewards.setdefault(score.row, []).append(score.reward)
+        for result, found in ((self.likelihoods, facts.likelihoods), (self.reference, facts.reference)):
+            if result:
+                for likelihood in iter_jsonl(result.path / "likelihoods.jsonl", Likelihood):
+                    found.setdefault(likelihood.row, {})[likelihood.part] = likelihood
+        return facts
 
     def readable(self) -> str:
         """The chain, e.g. `length-language-dedup`."""
         return "-".join(self.filters)[:40]
+
+
+def judge(config: FilterConfig, rows: Sequence[TrainingRow], facts: Facts) -> list[Rejection | None] | None:
+    """A filter's verdicts, in the order of the rows; None where it does not apply to rows of this type."""
+    if config.pairs_only and any(isinstance(row, Conversation) for row in rows):
+        return None
+    return config.build(facts).judge(rows)
+
+
+def needs(filters: dict[str, FilterConfig]) -> frozenset[Need]:
+    """What has to be measured for a chain."""
+    return frozenset().union(*(config.needs for config in filters.values()))
 
 
 def row_type(source: Path) -> type[Conversation] | type[PreferencePair]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
+from abc import ABC
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -11,98 +14,124 @@ from typing import ClassVar
 from matrix.engines.base import ModelConfig
 from matrix.engines.embedder import Embedder, EmbedderConfig
 from matrix.engines.opening import open_model
-from matrix.generation.instructions import Generation, GeneratorConfig, Kind, answer
+from matrix.generation.base import RESPONSE_TOKENS, GeneratorConfig, Materials, answer
+from matrix.generation.scenarios import Kind, ScenarioConfig
+from matrix.generation.stream import Stream
 from matrix.progress import Progress, show
 from matrix.prompting import Asker, Decoding, expected
 from matrix.provenance import derive_seed
 from matrix.records import Conversation, Failure, PreferencePair, write_jsonl, write_parquet
 from matrix.stage import Estimate, Result, Stage
 
-PROMPT_TOKENS, INSTRUCTION_TOKENS, RESPONSE_TOKENS = 400, 80, 450
-"""Behind the plan's estimates: persona, three actions and the template of a prompt; a typical instruction and response.
-None is longer than its `max_tokens`."""
 
+@dataclass(kw_only=True)
+class GenerationStage(Stage, ABC):
+    """What both stages open and ask for."""
 
-def _expected(llm: ModelConfig, config: GeneratorConfig) -> list[tuple[ModelConfig, int, float, float]]:
-    """Calls for the rows of a generator: one for every instruction, one for every response."""
-    instruction = min(config.instruction.max_tokens, INSTRUCTION_TOKENS)
-    return [
-        (llm, config.num_rows, PROMPT_TOKENS, instruction),
-        (llm, config.num_rows, instruction, min(config.response.max_tokens, RESPONSE_TOKENS)),
-    ]
+    prompts: ClassVar[str | None] = "matrix.generation"
+    version: ClassVar[int] = 2
+
+    llm: ModelConfig
+    responder: ModelConfig | None = None
+    """The model that answers; default: `llm`."""
+    embedder: EmbedderConfig
+    society: Result | None
+    """None for a generator that needs none."""
+
+    def _calls(self, config: GeneratorConfig) -> list[tuple[ModelConfig, int, float, float]]:
+        models = {False: self.llm, True: self.responder or self.llm}
+        return [(models[c.responder], round(c.number), c.tokens_in, c.tokens_out) for c in config.calls()]
+
+    async def _conversations(
+        self, config: GeneratorConfig, prefix: str, work: Path, progress: Progress
+    ) -> tuple[list[Conversation], list[Failure]]:
+        """The rows of a generator and what could not be used; finished calls are in `work/journal*.jsonl`."""
+        async with AsyncExitStack() as stack:
+            embedder = stack.enter_context(Embedder(self.embedder))
+            llm = await stack.enter_async_context(open_model(self.llm, work / "journal.jsonl", progress))
+            responder = llm
+            if self.responder:
+                journal = work / "journal-responder.jsonl"
+                responder = await stack.enter_async_context(open_model(self.responder, journal, progress))
+            asker = Asker("matrix.generation", llm, f"{self.name}-{self.key()[:12]}")
+            materials = Materials(
+                asker=asker, responder=responder, embedder=embedder, society=self.society,
+                seed=derive_seed(self.seed, self.name), prefix=prefix,
+            )  # fmt: skip
+            window = 2 * max(self.llm.concurrency, self.responder.concurrency if self.responder else 0)
+            stream = Stream(config, materials, config.build(materials), progress, window)
+            rows = await stream.rows()
+        (work / "generation.json").write_text(json.dumps(stream.account(), indent=1))
+        return rows, asker.sorted_failures()
 
 
 @dataclass(kw_only=True)
-class Generate(Stage):
-    """MATRIX-Gen-SFT: writes rows.jsonl (Conversation), rows.parquet and failures.jsonl."""
+class Generate(GenerationStage):
+    """MATRIX-Gen-SFT: writes rows.jsonl (Conversation), rows.parquet, failures.jsonl and generation.json.
+
+    `generation.json` says how many rows were wanted, made and asked for, and why candidates were lost.
+    """
 
     name: ClassVar[str] = "generate"
-    prompts: ClassVar[str | None] = "matrix.generation"
 
     generator: GeneratorConfig
-    llm: ModelConfig
-    embedder: EmbedderConfig
-    society: Result
+
+    def prompt_names(self) -> list[str]:
+        """Those of the generator."""
+        return self.generator.prompts
 
     def readable(self) -> str:
         """Kind and number of rows."""
-        return f"{self.generator.kind}-{self.generator.num_rows}"
+        return f"{self.generator.name}-{self.generator.num_rows}"
 
     def estimate(self) -> Estimate:
-        """Two calls a row."""
-        return expected(*_expected(self.llm, self.generator))
+        """As if no candidate failed."""
+        return expected(*self._calls(self.generator))
 
     def run(self, work: Path) -> None:
-        """Ask for every instruction and its response; finished calls are in `work/journal.jsonl`."""
-        asyncio.run(self._run(work))
-
-    async def _run(self, work: Path) -> None:
-        with show("generate", self.generator.num_rows, work) as progress, Embedder(self.embedder) as embedder:
-            async with open_model(self.llm, work / "journal.jsonl", progress) as model:
-                asker = Asker("matrix.generation", model, f"{self.name}-{self.key()[:12]}")
-                seed = derive_seed(self.seed, self.name)
-                generation = Generation(self.generator, asker, self.society, seed, "sft", progress)
-                rows = await generation.conversations(embedder)
+        """Ask for every instruction and its response."""
+        with show("generate", self.generator.num_rows, work) as progress:
+            rows, failures = asyncio.run(self._conversations(self.generator, "sft", work, progress))
         write_jsonl(work / "rows.jsonl", rows)
         write_parquet(work / "rows.parquet", rows)
-        write_jsonl(work / "failures.jsonl", asker.sorted_failures())
+        write_jsonl(work / "failures.jsonl", failures)
 
 
 @dataclass(kw_only=True)
 class PreferenceConfig:
     """Preference pairs: chosen by the aligned LLM, rejected by the SFT model just trained (paper section 4.1)."""
 
-    generator: GeneratorConfig = field(default_factory=lambda: GeneratorConfig(kind=Kind.complex))
+    generator: GeneratorConfig = field(default_factory=lambda: ScenarioConfig(kind=Kind.complex))
     """Where the prompts come from; `generator.response` samples the chosen answer."""
     rejected: Decoding = field(default_factory=lambda: Decoding(temperature=0.7, max_tokens=2048))
     """Sampling of the SFT model (paper: not stated)."""
 
 
 @dataclass(kw_only=True)
-class Prefer(Stage):
-    """MATRIX-Gen-DPO: writes rows.jsonl (PreferencePair), rows.parquet and failures.jsonl."""
+class Prefer(GenerationStage):
+    """MATRIX-Gen-DPO: writes rows.jsonl (PreferencePair), rows.parquet, failures.jsonl and generation.json."""
 
     name: ClassVar[str] = "prefer"
-    prompts: ClassVar[str | None] = "matrix.generation"
 
     preference: PreferenceConfig
-    llm: ModelConfig
     model: ModelConfig
     """How the SFT model is served."""
-    embedder: EmbedderConfig
-    society: Result
     sft: Result
+
+    def prompt_names(self) -> list[str]:
+        """Those of the generator."""
+        return self.preference.generator.prompts
 
     def readable(self) -> str:
         """Kind and number of pairs."""
-        return f"{self.preference.generator.kind}-{self.preference.generator.num_rows}"
+        return f"{self.preference.generator.name}-{self.preference.generator.num_rows}"
 
     def estimate(self) -> Estimate:
-        """Three calls a pair, the third to the SFT model."""
+        """The generator's calls, and one to the SFT model for every pair."""
         c = self.preference
-        calls = _expected(self.llm, c.generator)
-        _, number, prompt, _ = calls[-1]
-        rejected = (self.model, number, prompt, min(c.rejected.max_tokens, RESPONSE_TOKENS))
+        calls = self._calls(c.generator)
+        _, _, prompt, _ = calls[-1]
+        rejected = (self.model, c.generator.num_rows, prompt, min(c.rejected.max_tokens, RESPONSE_TOKENS))
         return expected(*calls, rejected)
 
     def run(self, work: Path) -> None:
@@ -111,15 +140,9 @@ class Prefer(Stage):
 
     async def _run(self, work: Path) -> None:
         generator = self.preference.generator
-        seed = derive_seed(self.seed, self.name)
-        stage = f"{self.name}-{self.key()[:12]}"
-        with show("prefer", 2 * generator.num_rows, work) as progress, Embedder(self.embedder) as embedder:
-            async with open_model(self.llm, work / "journal.jsonl", progress) as model:
-                asker = Asker("matrix.generation", model, stage)
-                generation = Generation(generator, asker, self.society, seed, "pair", progress)
-                rows = await generation.conversations(embedder)
-            rejected = await self._rejected(rows, seed, work, progress)
-        failures = asker.sorted_failures()
+        with show("prefer", 2 * generator.num_rows, work) as progress:
+            rows, failures = await self._conversations(generator, "pair", work, progress)
+            rejected = await self._rejected(rows, work, progress)
         pairs = []
         for row, text in zip(rows, rejected, strict=True):
             if not text or text == row.messages[-1].content:
@@ -137,9 +160,9 @@ class Prefer(Stage):
         write_parquet(work / "rows.parquet", pairs)
         write_jsonl(work / "failures.jsonl", failures)
 
-    async def _rejected(self, rows: list[Conversation], seed: int, work: Path, progress: Progress) -> list[str]:
+    async def _rejected(self, rows: list[Conversation], work: Path, progress: Progress) -> list[str]:
         served = dataclasses.replace(self.model, model=str(self.sft.path), revision=None)
-        journal = work / "journal-rejected.jsonl"
+        journal, seed = work / "journal-rejected.jsonl", derive_seed(self.seed, self.name)
         async with open_model(served, journal, progress, name=self.sft.name) as model:
 
             async def one(row: Conversation) -> str:

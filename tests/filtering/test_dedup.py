@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matrix.filtering.base import Facts
 from matrix.filtering.dedup import DedupConfig, Method, Part, bands, jaccard, ngrams
 from matrix.records import Conversation, Message, Origin, PreferencePair
 
@@ -23,7 +24,7 @@ def rows(*texts: str) -> list[Conversation]:
 def test_exact_keeps_the_first_and_names_it():
     verdicts = (
         DedupConfig(method=Method.exact)
-        .build()
+        .build(Facts())
         .judge(rows("Plan a menu", "plan\n a  MENU", "Plan a menu!", "Plan a menu"))
     )
     assert verdicts == [None, ("exact duplicate", "row0"), None, ("exact duplicate", "row0")]
@@ -32,7 +33,7 @@ def test_exact_keeps_the_first_and_names_it():
 def test_part_says_what_has_to_be_new():
     both = [ask(0, "Plan a menu", "Soup."), ask(1, "Plan a menu", "Salad."), ask(2, "Plan a day", "Soup.")]
     dropped = {
-        part: [bool(v) for v in DedupConfig(method=Method.exact, part=part).build().judge(both)] for part in Part
+        part: [bool(v) for v in DedupConfig(method=Method.exact, part=part).build(Facts()).judge(both)] for part in Part
     }
     assert dropped == {
         Part.instruction: [False, True, False],
@@ -44,15 +45,15 @@ def test_part_says_what_has_to_be_new():
 def test_pairs_are_compared_too():
     prompt = [Message(role="user", content="Plan a menu")]
     pairs = [PreferencePair(id=i, prompt=prompt, chosen="yes", rejected=i, origin=ORIGIN) for i in ("p", "q")]
-    assert DedupConfig(method=Method.exact).build().judge(pairs) == [None, ("exact duplicate", "p")]
-    assert DedupConfig(method=Method.exact, part=Part.row).build().judge(pairs) == [None, None]
+    assert DedupConfig(method=Method.exact).build(Facts()).judge(pairs) == [None, ("exact duplicate", "p")]
+    assert DedupConfig(method=Method.exact, part=Part.row).build(Facts()).judge(pairs) == [None, None]
 
 
 def test_near_duplicates_go_and_different_questions_stay():
     first = "I run a small bakery and want to lower my energy bill this winter without new ovens. Where do I start?"
     near = "I run a small bakery and want to lower my energy bill this winter without new ovens. Where should I start?"
     other = "I run a small bakery and my sourdough starter turned grey this winter. Can I still rescue it?"
-    verdicts = DedupConfig().build().judge(rows(first, other, near, "What is 2+2?", "What is 2-2?"))
+    verdicts = DedupConfig().build(Facts()).judge(rows(first, other, near, "What is 2+2?", "What is 2-2?"))
     assert verdicts == [None, None, ("near duplicate", "row0"), None, None]
 
 
@@ -71,7 +72,7 @@ def test_every_verdict_agrees_with_brute_force():
             words[draw.randrange(len(words))] = draw.choice(WORDS)
         texts.append(" ".join(words))
     config = DedupConfig(threshold=0.6)
-    verdicts = config.build().judge(rows(*texts))
+    verdicts = config.build(Facts()).judge(rows(*texts))
     kept: list[frozenset[str]] = []
     expected = []
     for text in texts:
@@ -88,10 +89,10 @@ def test_every_verdict_agrees_with_brute_force():
 def test_kept_rows_do_not_repeat_each_other_and_drops_point_at_kept_rows(texts):
     sample = rows(*texts)
     for config in (DedupConfig(method=Method.exact), DedupConfig(num_perm=32)):
-        verdicts = config.build().judge(sample)
+        verdicts = config.build(Facts()).judge(sample)
         kept = {row.id for row, verdict in zip(sample, verdicts, strict=True) if verdict is None}
         assert all(verdict.value in kept for verdict in verdicts if verdict)
-        again = config.build().judge([row for row in sample if row.id in kept])
+        again = config.build(Facts()).judge([row for row in sample if row.id in kept])
         assert again == [None] * len(kept)
 
 

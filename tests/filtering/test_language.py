@@ -1,5 +1,6 @@
 import pytest
 
+from matrix.filtering.base import Facts
 from matrix.filtering.language import LanguageConfig
 from matrix.records import Conversation, Message, Origin, PreferencePair
 
@@ -46,7 +47,7 @@ def ask(instruction: str, response: str = PROSE) -> Conversation:
 
 @pytest.fixture(scope="module")
 def judge():
-    return LanguageConfig().build().judge
+    return LanguageConfig().build(Facts()).judge
 
 
 @pytest.mark.parametrize("text", KEPT)
@@ -65,7 +66,7 @@ def test_foreign_texts_go_and_say_where(judge, text, language):
 
 
 def test_other_languages_can_be_asked_for():
-    judge = LanguageConfig(languages=["de", "fr"]).build().judge
+    judge = LanguageConfig(languages=["de", "fr"]).build(Facts()).judge
     german, french, spanish = list(DROPPED)[:3]
     assert [bool(v) for v in judge([ask(german, french), ask(spanish, german)])] == [False, True]
 
@@ -80,7 +81,7 @@ def test_a_rejected_answer_may_be_in_the_wrong_language(judge):
 
 def test_an_unknown_code_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no such code: english.*Known: .*\ben\b"):
-        LanguageConfig(languages=["english"]).build()
+        LanguageConfig(languages=["english"]).build(Facts())
 
 
 @pytest.mark.parametrize("wrong", [{"languages": []}, {"min_confidence": 0.0}, {"min_confidence": 1.5}])

@@ -1,5 +1,6 @@
 import pytest
 
+from matrix.filtering.base import Facts
 from matrix.filtering.length import LengthConfig, LengthUnit
 from matrix.records import Conversation, Message, Origin, PreferencePair
 
@@ -22,7 +23,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> PreferencePair:
 
 
 def test_bounds_are_inclusive_and_named_in_the_reason():
-    judge = LengthConfig(min_instruction=3, max_instruction=5, min_response=2, max_response=4).build().judge
+    judge = LengthConfig(min_instruction=3, max_instruction=5, min_response=2, max_response=4).build(Facts()).judge
     rows = [
         conversation("abc", "ab"),
         conversation("abcde", "abcd"),
@@ -42,13 +43,13 @@ def test_bounds_are_inclusive_and_named_in_the_reason():
 
 
 def test_words():
-    judge = LengthConfig(unit=LengthUnit.words, min_instruction=2, min_response=2).build().judge
+    judge = LengthConfig(unit=LengthUnit.words, min_instruction=2, min_response=2).build(Facts()).judge
     assert judge([conversation("one  two", "three\nfour")]) == [None]
     assert judge([conversation("internationalisation", "three four")]) == [("instruction too short", "1 words")]
 
 
 def test_both_answers_of_a_pair_count():
-    judge = LengthConfig(min_instruction=1, min_response=3).build().judge
+    judge = LengthConfig(min_instruction=1, min_response=3).build(Facts()).judge
     assert judge([pair("why", "because", "no"), pair("why", "no", "because"), pair("why", "because", "maybe")]) == [
         ("response too short", "2 characters"),
         ("response too short", "2 characters"),
@@ -57,7 +58,7 @@ def test_both_answers_of_a_pair_count():
 
 
 def test_all_turns_of_a_conversation_count():
-    judge = LengthConfig(min_instruction=10, min_response=10).build().judge
+    judge = LengthConfig(min_instruction=10, min_response=10).build(Facts()).judge
     assert judge([conversation("short", "answer", "longer", "answer too")]) == [None]
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet
 import pytest
-from society_fakes import OPENINGS, HashedWords, script
+from society_fakes import HashedWords, script
 
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
-from matrix.generation.instructions import GeneratorConfig, Kind
+from matrix.generation.scenarios import Kind, ScenarioConfig
 from matrix.generation.stage import Generate, Prefer, PreferenceConfig
 from matrix.progress import Usage
 from matrix.prompting import Decoding
@@ -31,7 +31,7 @@ def llm(rules, **how):
 def generate(lives, folder, concurrency=64, **config):
     """Words drawn by chat and seed make instructions and responses."""
     return Generate(
-        generator=GeneratorConfig(**({"num_rows": 12} | config)),
+        generator=ScenarioConfig(**({"num_rows": 12} | config)),
         llm=llm(script(folder / "llm.json"), concurrency=concurrency),
         embedder=EmbedderConfig(model="hashed-words"), society=lives, seed=5,
     )  # fmt: skip
@@ -41,7 +41,7 @@ def prefer(lives, folder, answers):
     """The SFT model answers by the rules `answers`, the aligned LLM as in `generate`."""
     (folder / "sft.json").write_text(json.dumps(answers))
     return Prefer(
-        preference=PreferenceConfig(generator=GeneratorConfig(kind=Kind("complex"), num_rows=12)),
+        preference=PreferenceConfig(generator=ScenarioConfig(kind=Kind("complex"), num_rows=12)),
         llm=generate(lives, folder).llm, model=llm("replaced"), embedder=EmbedderConfig(model="hashed-words"),
         society=lives, sft=Result(stage="train", key="7" * 64, path=folder / "sft.json"), seed=5,
     )  # fmt: skip
@@ -113,7 +113,10 @@ def test_a_model_that_gives_nothing_usable_leaves_failures_and_no_rows(lives, tm
     work = run(stage, tmp_path / "work")
     assert read_jsonl(work / "rows.jsonl", Conversation) == []
     assert pyarrow.parquet.read_table(work / "rows.parquet").num_rows == 0
-    assert len(read_jsonl(work / "failures.jsonl", Failure)) == 24
+    assert len(read_jsonl(work / "failures.jsonl", Failure)) == 72
+    told = json.loads((work / "generation.json").read_text())
+    assert (told["wanted"], told["made"], told["asked"], told["lost"]) == (12, 0, 36, {"no instruction": 36})
+    assert "max_tries" in told["short"]
 
 
 def test_pairs_are_the_llms_answer_and_the_sft_models(lives, tmp_path):
@@ -185,9 +188,8 @@ def test_estimates_know_prices_and_limits_of_length(lives, tmp_path):
 
 def test_keys_hang_on_prompts_config_and_society(lives, tmp_path):
     stage = generate(lives, tmp_path)
-    assert set(stage.identity()["prompts"]) == {
-        f"{name}.jinja" for name in OPENINGS.values() if name in ("simple", "complex")
-    }
+    assert set(stage.identity()["prompts"]) == {"simple.jinja"}
+    assert set(prefer(lives, tmp_path, []).identity()["prompts"]) == {"complex.jinja"}
     assert stage.key() != generate(lives, tmp_path, num_rows=13).key()
     elsewhere = Result(stage="simulate", key="6" * 64, path=lives.path)
     assert stage.key() != generate(elsewhere, tmp_path).key()

@@ -6,7 +6,9 @@ import pytest
 from society_fakes import FakeModel, HashedWords
 
 from matrix.engines.base import Completion
-from matrix.generation.instructions import Generation, GeneratorConfig, Kind, answer, parse_instruction
+from matrix.generation.base import Materials, answer
+from matrix.generation.scenarios import Kind, ScenarioConfig, parse_instruction
+from matrix.generation.stream import Stream
 from matrix.progress import Progress
 from matrix.prompting import Asker, Decoding, Unparsable
 from matrix.records import Message
@@ -15,8 +17,11 @@ from matrix.stage import Result
 
 def generated(lives, model, seed=1, prefix="sft", **config):
     asker = Asker("matrix.generation", model, "generate-test")
-    made = Generation(GeneratorConfig(**({"num_rows": 8} | config)), asker, lives, seed, prefix, Progress("test", 1))
-    return asyncio.run(made.conversations(HashedWords())), asker
+    made = ScenarioConfig(**({"num_rows": 8, "max_tries": 1} | config))
+    materials = Materials(
+        asker=asker, responder=model, embedder=HashedWords(), society=lives, seed=seed, prefix=prefix
+    )  # fmt: skip
+    return asyncio.run(Stream(made, materials, made.build(materials), Progress("test", 1), 16).rows()), asker
 
 
 class Cutting:
@@ -25,7 +30,7 @@ class Cutting:
     def __init__(self, text, finish_reason):
         self.completion = Completion(text=text, prompt_tokens=1, completion_tokens=1, finish_reason=finish_reason)
 
-    async def chat(self, messages, sampling):
+    async def chat(self, messages, sampling, priority=()):
         return self.completion
 
 
@@ -153,7 +158,7 @@ def test_categories_and_styles_are_drawn_from_the_config(lives):
 
 
 def test_an_instruction_that_cannot_be_used_is_tried_twice_then_left_out(lives):
-    model = FakeModel(simple=lambda prompt, _: "No." if "sail" in prompt else "Please help me now.")
+    model = FakeModel(simple=lambda prompt, dice: "No." if "sail" in prompt else f"Please help with {dice.random()}.")
     rows, asker = generated(lives, model)
     assert [r.id for r in rows] == [f"sft-{i:05}" for i in (0, 1, 2, 4, 5, 6)]
     assert [(f.id, f.purpose, f.text) for f in asker.sorted_failures()] == [
@@ -193,4 +198,4 @@ def test_a_society_without_scenarios_is_refused(lives, tmp_path):
 @pytest.mark.parametrize("wrong", [{"num_rows": 0}, {"categories": []}, {"styles": []}], ids=str)
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        GeneratorConfig(**wrong)
+        ScenarioConfig(**wrong)
