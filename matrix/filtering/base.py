@@ -85,6 +85,9 @@ class FilterConfig(ABC):
     def build(self, facts: Facts) -> RowFilter:
         """The filter with these knobs; loads what it needs."""
 
+    def check(self, verdicts: Sequence[Rejection | None]) -> None:  # noqa: B027  # most filters have no such limit
+        """Look at what the filter did to its rows; raise a `ValueError` if the run must not go on with it."""
+
 
 def instruction(row: TrainingRow) -> str:
     """What the user asks: all user turns, a blank line between two."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
 from matrix.filtering.window import Unit, Window
@@ -45,6 +45,14 @@ class LearnabilityConfig(FilterConfig):
         return LearnabilityFilter(self, facts)
 
 
+class Moments(NamedTuple):
+    """What the rewards of one prompt tell."""
+
+    mean: float
+    std: float
+    """Root of the unbiased variance."""
+
+
 class LearnabilityFilter:
     """Knows mean and variance of every row's rewards."""
 
@@ -55,24 +63,23 @@ class LearnabilityFilter:
         """See `RowFilter.judge`; the value is the standard deviation or the mean."""
         c = self.config
         moments = [self.moments(row.id) for row in rows]
-        verdicts = c.mean.judge([mean for mean, _ in moments], "mean reward", "no rollouts")
-        for at, (_, variance) in enumerate(moments):
-            if variance**0.5 <= c.min_std:
-                verdicts[at] = Rejection("every rollout earns the same", f"{variance**0.5:.4g}")
-        left = [at for at, verdict in enumerate(verdicts) if verdict is None]
-        low, _ = Window(low=1 - c.keep, unit=Unit.quantile).bounds([moments[at][1] for at in left])
-        for at in left:
-            if moments[at][1] < low:
-                verdicts[at] = Rejection("reward variance too low", f"{moments[at][1] ** 0.5:.4g}")
+        verdicts = c.mean.judge([m and m.mean for m in moments], "mean reward", "fewer than two rewarded rollouts")
+        for at, m in enumerate(moments):
+            if m and m.std <= c.min_std:
+                verdicts[at] = Rejection("every rollout earns the same", f"{m.std:.4g}")
+        left = {at: m.std for at, (m, verdict) in enumerate(zip(moments, verdicts, strict=True)) if m and not verdict}
+        low, _ = Window(low=1 - c.keep, unit=Unit.quantile).bounds([*left.values()])
+        for at, std in left.items():
+            if std < low:
+                verdicts[at] = Rejection("reward variance too low", f"{std:.4g}")
         return verdicts
 
-    def moments(self, row: str) -> tuple[float, float]:
-        """Mean and unbiased variance of a row's rewards.
-
-        Raises:
-            KeyError: the row has no rollouts; they were made of other rows.
-        """
+    def moments(self, row: str) -> Moments | None:
+        """Moments of a row's rewards; None where there are fewer than two."""
         passed = self.config.pass_reward
-        rewards = self.rewards[row] if passed is None else [float(r >= passed) for r in self.rewards[row]]
+        rewards = [r if passed is None else float(r >= passed) for r in self.rewards.get(row, [])]
+        if len(rewards) < 2:
+            return None
         mean = sum(rewards) / len(rewards)
-        return mean, sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)
+        variance = sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)
+        return Moments(mean, variance**0.5)

@@ -22,7 +22,7 @@ class Measured:
         self.measures = measures
 
     def judge(self, rows: Sequence[TrainingRow]) -> list[Rejection | None]:
-        """See `RowFilter.judge`; the value is what was measured. Quantiles are those of all the rows."""
+        """See `RowFilter.judge`; the value is what was measured. Quantiles are those of all rows that have it."""
         verdicts: list[Rejection | None] = [None] * len(rows)
         for name, measure, window in self.measures:
             found = window.judge([measure(row) for row in rows], name, f"{name} unknown")
@@ -66,7 +66,7 @@ class MarginConfig(FilterConfig):
     def build(self, facts: Facts) -> RowFilter:
         """The filter over these rewards."""
         return Measured(
-            ("chosen reward", lambda row: facts.rewards[row.id]["chosen"], self.chosen),
+            ("chosen reward", lambda row: of(facts, row, "chosen"), self.chosen),
             ("reward gap", lambda row: gap(facts, row), self.gap),
         )
 
@@ -91,9 +91,9 @@ class SigmaConfig(FilterConfig):
         import statistics
 
         def deviation(row: TrainingRow) -> float | None:
-            rewards = facts.rollout_rewards[row.id]
-            spread = statistics.stdev(rewards)
-            return (facts.rewards[row.id]["rejected"] - statistics.fmean(rewards)) / spread if spread else None
+            rewards, rejected = facts.rollout_rewards.get(row.id, []), of(facts, row, "rejected")
+            spread = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
+            return (rejected - statistics.fmean(rewards)) / spread if rejected is not None and spread else None
 
         return Measured(("deviation of the rejected answer", deviation, self.deviations))
 
@@ -119,20 +119,26 @@ class RipConfig(FilterConfig):
     def build(self, facts: Facts) -> RowFilter:
         """The filter over these rewards."""
         return Measured(
-            ("rejected reward", lambda row: facts.rewards[row.id]["rejected"], self.rejected),
+            ("rejected reward", lambda row: of(facts, row, "rejected"), self.rejected),
             ("rejected length", rejected_length, self.length),
             ("reward gap", lambda row: gap(facts, row), self.gap),
         )
 
 
-def worth(facts: Facts, row: TrainingRow) -> float:
+def of(facts: Facts, row: TrainingRow, part: str) -> float | None:
+    """Reward of a part of the row, if it has one."""
+    return facts.rewards.get(row.id, {}).get(part)
+
+
+def worth(facts: Facts, row: TrainingRow) -> float | None:
     """Reward of the answer to learn."""
-    return facts.rewards[row.id]["chosen" if isinstance(row, PreferencePair) else "response"]
+    return of(facts, row, "chosen" if isinstance(row, PreferencePair) else "response")
 
 
-def gap(facts: Facts, row: TrainingRow) -> float:
+def gap(facts: Facts, row: TrainingRow) -> float | None:
     """Reward of the chosen answer minus that of the rejected one."""
-    return facts.rewards[row.id]["chosen"] - facts.rewards[row.id]["rejected"]
+    chosen, rejected = of(facts, row, "chosen"), of(facts, row, "rejected")
+    return None if chosen is None or rejected is None else chosen - rejected
 
 
 def rejected_length(row: TrainingRow) -> float:

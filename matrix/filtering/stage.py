@@ -12,13 +12,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from matrix.engines.embedder import Embedder, EmbedderConfig
+import numpy as np
+
+from matrix.engines.embedder import Embedder, EmbedderConfig, Vectors
 from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
 from matrix.records import (
     Conversation,
     Drop,
     Likelihood,
     PreferencePair,
+    Question,
     Rollout,
     Score,
     Tags,
@@ -55,6 +58,7 @@ class Filter(Stage):
     rollout_rewards: Result | None = None
     likelihoods: Result | None = None
     reference: Result | None = None
+    questions: Result | None = None
     """What was measured of the rows, where a filter needs it (`Need`)."""
     embedder: EmbedderConfig | None = None
 
@@ -63,14 +67,15 @@ class Filter(Stage):
 
         Raises:
             RowError: a line of the upstream file is not a row.
+            ValueError: a filter found more than its limit allows; the files are written all the same.
         """
         source = self.rows.path / "rows.jsonl"
         rows: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
         with ExitStack() as stack:
             facts = self.facts()
             if self.embedder:
-                facts.embedder = stack.enter_context(Embedder(self.embedder))
-            kept, dropped, drops, funnel = self._chain(rows, facts)
+                facts.embedder = stack.enter_context(RememberingEmbedder(self.embedder))
+            kept, dropped, drops, funnel, refused = self._chain(rows, facts)
             overlap = self._overlap(rows, facts)
         if not kept:
             log.warning("no row is left of %d in %s: %s", len(rows), source, json.dumps(funnel))
@@ -80,13 +85,17 @@ class Filter(Stage):
         write_jsonl(work / "drops.jsonl", drops)
         (work / "funnel.json").write_text(json.dumps(funnel, indent=1))
         (work / "overlap.json").write_text(json.dumps(overlap, indent=1))
+        if refused:
+            refused.add_note(f"What was dropped, and why, is in {work}/drops.jsonl and dropped.jsonl")
+            raise refused
 
     def _chain(
         self, kept: list[TrainingRow], facts: Facts
-    ) -> tuple[list[TrainingRow], list[TrainingRow], list[Drop], list[dict[str, Any]]]:
+    ) -> tuple[list[TrainingRow], list[TrainingRow], list[Drop], list[dict[str, Any]], ValueError | None]:
         dropped: list[TrainingRow] = []
         drops: list[Drop] = []
         funnel: list[dict[str, Any]] = []
+        refused = None
         for name, config in self.filters.items():
             before = kept
             verdicts = judge(config, before, facts)
@@ -100,8 +109,12 @@ class Filter(Stage):
             if verdicts is None:
                 entry["skipped"] = "judges preference pairs"
             funnel.append(entry)
+            try:
+                config.check(verdicts or [])
+            except ValueError as error:
+                refused = refused or error
             log.info("filter %s kept %d of %d rows %s", name, len(kept), len(before), reasons or "")
-        return kept, dropped, drops, funnel
+        return kept, dropped, drops, funnel, refused
 
     def _overlap(self, rows: list[TrainingRow], facts: Facts) -> list[dict[str, Any]]:
         """Every filter by itself over all rows: which rules say the same."""
@@ -131,11 +144,28 @@ class Filter(Stage):
             if result:
                 for likelihood in iter_jsonl(result.path / "likelihoods.jsonl", Likelihood):
                     found.setdefault(likelihood.row, {})[likelihood.part] = likelihood
+        if self.questions:
+            for question in iter_jsonl(self.questions.path / "questions.jsonl", Question):
+                facts.questions.setdefault(question.category, []).append(question.instruction)
         return facts
 
     def readable(self) -> str:
         """The chain, e.g. `length-language-dedup`."""
         return "-".join(self.filters)[:40]
+
+
+class RememberingEmbedder(Embedder):
+    """Embeds no text twice: several filters may ask for the same, and each is run by itself once more."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config)
+        self._remembered: dict[str, Vectors] = {}
+
+    def embed(self, texts: list[str]) -> Vectors:
+        """See `Embedder.embed`."""
+        if new := list(dict.fromkeys(text for text in texts if text not in self._remembered)):
+            self._remembered.update(zip(new, super().embed(new), strict=True))
+        return np.array([self._remembered[text] for text in texts], dtype=np.float32)
 
 
 def judge(config: FilterConfig, rows: Sequence[TrainingRow], facts: Facts) -> list[Rejection | None] | None:

@@ -37,17 +37,16 @@ class Window:
             raise ValueError(f"low={bounds[0]} is above high={bounds[1]}, so every row would be dropped")
 
     def bounds(self, values: Sequence[float]) -> tuple[float, float]:
-        """The lowest and the highest value that is kept of `values`; linear interpolation between ranks."""
-        import numpy as np
-
-        def bound(given: float | None, otherwise: float) -> float:
-            if given is None or not len(values):
-                return otherwise
-            return (
-                float(np.quantile(np.asarray(values, dtype=np.float64), given)) if self.unit is Unit.quantile else given
-            )
-
-        return bound(self.low, float("-inf")), bound(self.high, float("inf"))
+        """The lowest and the highest value that is kept of `values`."""
+        low, high = float("-inf"), float("inf")
+        if self.unit is Unit.absolute:
+            return low if self.low is None else self.low, high if self.high is None else self.high
+        ranked = sorted(values)
+        if ranked and self.low is not None:
+            low = ranked[min(_share(self.low, ranked), len(ranked) - 1)]
+        if ranked and self.high is not None:
+            high = ranked[-1 - min(_share(1 - self.high, ranked), len(ranked) - 1)]
+        return low, high
 
     def judge(self, values: Sequence[float | None], name: str, missing: str) -> list[Rejection | None]:
         """One verdict a value: `<name> too low`, `<name> too high`, or `missing` for None."""
@@ -61,3 +60,8 @@ class Window:
             else:
                 verdicts.append(Rejection(f"{name} too {'low' if value < low else 'high'}", f"{value:.4g}"))
         return verdicts
+
+
+def _share(part: float, ranked: Sequence[float]) -> int:
+    """A share of so many, rounded down; the small number makes 0.3 of 10 three, in spite of binary fractions."""
+    return int(part * len(ranked) + 1e-9)

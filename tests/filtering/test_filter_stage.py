@@ -5,11 +5,26 @@ import msgspec
 import pyarrow.parquet
 import pytest
 
+from matrix.filtering.base import Need
+from matrix.filtering.decontaminate import ContaminationError, DecontaminateConfig
 from matrix.filtering.dedup import DedupConfig, Method
 from matrix.filtering.language import LanguageConfig
 from matrix.filtering.length import LengthConfig
-from matrix.filtering.stage import Filter
-from matrix.records import Conversation, Drop, Message, Origin, PreferencePair, RowError, read_jsonl, write_jsonl
+from matrix.filtering.rewarded import MarginConfig, RewardedConfig
+from matrix.filtering.stage import Filter, needs
+from matrix.filtering.window import Window
+from matrix.records import (
+    Conversation,
+    Drop,
+    Message,
+    Origin,
+    PreferencePair,
+    Question,
+    RowError,
+    Score,
+    read_jsonl,
+    write_jsonl,
+)
 from matrix.stage import Result
 
 ORIGIN = Origin(stage="generate-test", templates={"simple.jinja": "0123456789ab"}, seed=3)
@@ -129,3 +144,52 @@ def test_key_depends_on_order_and_names_and_knobs(tmp_path):
         )
     ]
     assert len(set(keys)) == 4
+
+
+def test_rules_that_say_the_same_show_in_the_overlap(tmp_path):
+    texts = ["Hm?", "Hm?", "Which plants survive a dry balcony?", "which plants survive a dry balcony?"]
+    chain = {"length": LengthConfig(), "exact": DedupConfig(method=Method.exact), "margin": MarginConfig()}
+    run(Filter(seed=0, filters=chain, rows=upstream(tmp_path / "up", conversations(texts))), tmp_path / "work")
+    funnel = json.loads((tmp_path / "work/funnel.json").read_text())
+    assert [(f["filter"], f["in"], f["kept"]) for f in funnel] == [("length", 4, 2), ("exact", 2, 1), ("margin", 1, 1)]
+    assert "skipped" not in funnel[0]
+    assert funnel[2]["skipped"] == "judges preference pairs"
+    assert json.loads((tmp_path / "work/overlap.json").read_text()) == [
+        {"filters": ["length"], "rows": 2},
+        {"filters": ["exact"], "rows": 2},
+        {"filters": ["length", "exact"], "rows": 1},
+    ]
+
+
+def test_a_run_that_a_filter_refuses_leaves_what_it_dropped(tmp_path):
+    rows = conversations([f"Tell me all about town number {n} of the ten, and be brief about it." for n in range(3)])
+    questions = tmp_path / "questions"
+    questions.mkdir()
+    asked = Question(id="q", instruction=rows[0].messages[0].content, category="demo")
+    write_jsonl(questions / "questions.jsonl", [asked])
+    stage = Filter(
+        seed=0,
+        filters={"decontaminate": DecontaminateConfig(max_contamination=0.0, threshold=1.0)},
+        rows=upstream(tmp_path / "up", rows),
+        questions=Result(stage="questions", key="0" * 64, path=questions),
+    )
+    with pytest.raises(ContaminationError, match="1 of 3 rows") as raised:
+        run(stage, tmp_path / "work")
+    assert "drops.jsonl" in raised.value.__notes__[0]
+    assert [drop.id for drop in read_jsonl(tmp_path / "work/drops.jsonl", Drop)] == ["row0"]
+
+
+def test_facts_come_from_the_measuring_stages(tmp_path):
+    rows = conversations(["How do I prune this old apple tree?", "How do I bake this heavy rye bread?"])
+
+    def measured(name, found):
+        (tmp_path / name).mkdir(exist_ok=True)
+        write_jsonl(tmp_path / name / f"{name}.jsonl", found)
+        return Result(stage="x", key="0" * 64, path=tmp_path / name)
+
+    rewards = [Score(row="row0", part="response", reward=0.1), Score(row="row1", part="response", reward=0.9)]
+    chain = {"reward": RewardedConfig(window=Window(low=0.5))}
+    stage = Filter(seed=0, filters=chain, rows=upstream(tmp_path / "up", rows), rewards=measured("rewards", rewards))
+    assert needs(chain) == {Need.rewards}
+    run(stage, tmp_path / "work")
+    assert [row.id for row in read_jsonl(tmp_path / "work/rows.jsonl", Conversation)] == ["row1"]

@@ -1,0 +1,69 @@
+"""`matrix-export SOURCE FOLDER`: rows of the store as a data set that other tools read, with its card."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matrix.export.folder import check_free, export
+from matrix.export.formats import Format
+from matrix.export.hub import PushError, push
+from matrix.export.source import ExportError, find
+from matrix.report.cells import GridError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, 2 where nothing could be written, 1 where it was written but not pushed."""
+    parser = argparse.ArgumentParser(
+        prog="matrix-export",
+        description="Write rows of the store as a data set: a folder for datasets.load_dataset with every format and a "
+        "card (README.md) that says what the rows are and where they came from.",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE",
+        help="a result (generate-1a2b3c4d5e6f, filter-..., prefer-..., or its folder), or the folder of a grid's cell: "
+        "its kept rows and pairs",
+    )  # fmt: skip
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to; must not exist or be empty")
+    parser.add_argument(
+        "--format", nargs="+", action="extend", choices=[kind.value for kind in Format], metavar="FORMAT",
+        help=f"only these: {', '.join(Format)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--store", type=Path, default=Path("outputs/store"), help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an earlier export")
+    parser.add_argument("--license", default="", metavar="ID", help="licence of the data set, e.g. cc-by-4.0")
+    parser.add_argument("--push", default="", metavar="OWNER/NAME", help="upload it to the Hugging Face hub, private")
+    parser.add_argument("--public", action="store_true", help="with --push: let everybody read it")
+    arguments = parser.parse_args(argv)
+    if arguments.public and not arguments.push:
+        parser.error("--public goes with --push OWNER/NAME")
+    if arguments.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", arguments.push):
+        parser.error(f"--push {arguments.push}: need OWNER/NAME, e.g. --push me/matrix-sft")
+    folder: Path = arguments.folder
+    try:
+        check_free(folder, arguments.overwrite)
+        source = find(arguments.source, arguments.store)
+        export(
+            source,
+            folder,
+            [Format(word) for word in arguments.format or Format],
+            arguments.license,
+            arguments.overwrite,
+        )
+    except (ExportError, GridError) as error:
+        print(f"matrix-export: {error}", file=sys.stderr)
+        return 2
+    rows = ", ".join(f"{part.rows:,} {part.name} rows of {part.result.name}" for part in source.parts)
+    print(f"{folder}: {rows}")
+    if not arguments.push:
+        return 0
+    try:
+        print(f"Pushed: {push(folder, arguments.push, arguments.public)}")
+    except PushError as error:
+        again = "After that, the same command with --overwrite tries again"
+        print(f"matrix-export: {folder} is written; pushing it failed: {error}. {again}", file=sys.stderr)
+        return 1
+    return 0
