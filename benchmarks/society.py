@@ -27,7 +27,7 @@ from matrix.engines.journal import Journal
 from matrix.engines.opening import JournaledModel
 from matrix.progress import Progress
 from matrix.prompting import Asker
-from matrix.records import Action, Message, RowWriter, Scenario
+from matrix.records import Action, Message, Profile, RowWriter, Scenario, iter_jsonl, write_jsonl
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import GroupingConfig
 from matrix.simulation.profiles import ProfilesConfig, load_profiles
@@ -37,6 +37,11 @@ GROUP = 5
 """Mean size of a group in the paper."""
 TABLE = np.random.default_rng(0).standard_normal((4096, 384), dtype=np.float32)
 TABLE /= np.linalg.norm(TABLE, axis=1, keepdims=True)
+
+DESCRIPTION = (
+    "Bakes bread in a small town by the sea, has done so for twenty years and knows every customer by name; sings in a "
+    "choir and looks after an old father."
+)
 
 
 class Instant:
@@ -48,7 +53,7 @@ class Instant:
         if prompt.startswith("Decide which"):
             text = f'{{"indices": [{seed % 3}], "reason": "They meet every day at work."}}'
         elif prompt.startswith("Rewrite"):
-            text = f'{{"role": "Baker {seed}", "description": "Bakes bread in a small town by the sea."}}'
+            text = f'{{"role": "Baker {seed % 1000}", "description": "{DESCRIPTION}"}}'
         elif prompt.startswith("A plan"):
             text = "\n".join(f"{i}. Do the next thing that leads to the goal." for i in range(1, 9))
         else:
@@ -79,7 +84,7 @@ async def lived(agents: int, rounds: int, folder: Path) -> dict[str, Any]:
         num_scenarios=groups * rounds, share_reach=64, plan_steps=8,
     )  # fmt: skip
     progress = Progress("", 1)
-    profiles = load_profiles(ProfilesConfig(), agents, 1)
+    write_jsonl(folder / "profiles.jsonl", load_profiles(ProfilesConfig(), agents, 1))
     with (
         Journal(folder / "journal.jsonl") as journal,
         RowWriter(folder / "actions.jsonl") as actions,
@@ -98,11 +103,10 @@ async def lived(agents: int, rounds: int, folder: Path) -> dict[str, Any]:
         asker = Asker("matrix.simulation", model, "simulate-benchmark")
         society = Society(config, asker, Table(), 1, progress, emit, 256)
         start = time.process_time()
-        await society.bring_to_life(profiles)
+        await society.bring_to_life(iter_jsonl(folder / "profiles.jsonl", Profile))
         born = time.process_time()
         calls = progress.usage.calls
-        vectors = np.random.default_rng(1).standard_normal((agents, 384), dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = TABLE[np.random.default_rng(1).integers(len(TABLE), size=agents)]
         society.settle(vectors, [agent // GROUP for agent in range(agents)])
         del vectors
         settled, wall = time.process_time(), time.perf_counter()

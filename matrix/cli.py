@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -33,21 +33,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from matrix.cell import cell_id, run_cell
 from matrix.config import MatrixConfig
-from matrix.filtering.base import FilterConfig
-from matrix.filtering.dedup import DedupConfig
-from matrix.filtering.language import LanguageConfig
-from matrix.filtering.length import LengthConfig
-from matrix.generation.base import GeneratorConfig
-from matrix.generation.scenarios import ScenarioConfig
 from matrix.store import INVOCATION
+from matrix.variants import VARIANTS
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
-FILTERS: dict[str, type[FilterConfig]] = {"length": LengthConfig, "language": LanguageConfig, "dedup": DedupConfig}
-"""Schemas that `conf/filter/*.yaml` build on."""
-GENERATORS: dict[str, type[GeneratorConfig]] = {"scenario": ScenarioConfig}
-"""Schemas that `conf/generator/*.yaml` and the generators of `conf/preference/*.yaml` build on."""
-VARIANTS: dict[str, Mapping[str, type[Any]]] = {"filter": FILTERS, "generator": GENERATORS}
 GRIDS: dict[Path, bool] = {}
 """Grid folders of this command -> whether it is a sweep."""
 
@@ -229,7 +219,12 @@ def _names() -> list[str]:
                 if dataclasses.is_dataclass(inner):
                     yield from fields(inner, f"{prefix}{name}.")
 
-    variants = [n for name, kind in FILTERS.items() for n in fields(kind, f"filters.{name}.")]
-    for kind in GENERATORS.values():
-        variants += [*fields(kind, "generator."), *fields(kind, "preference.generator.")]
+    places = {"filter": ["filters.{name}."], "generator": ["generator.", "preference.generator."]}
+    variants = [
+        field
+        for group, kinds in VARIANTS.items()
+        for name, kind in kinds.items()
+        for place in places.get(group, [f"{group}."])
+        for field in fields(kind, place.format(name=name))
+    ]
     return sorted({*options, *(o.split("/")[0] for o in options), *fields(MatrixConfig, ""), *variants})

@@ -9,9 +9,13 @@ from typing import Any
 from matrix.engines.base import HOW, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import EvaluationConfig
-from matrix.filtering.base import FilterConfig
+from matrix.filtering.base import FilterConfig, Need
 from matrix.generation.base import GeneratorConfig
-from matrix.generation.stage import PreferenceConfig
+from matrix.filtering.reward import RewardConfig
+from matrix.filtering.rollouts import RolloutConfig
+from matrix.filtering.stage import needs
+from matrix.filtering.tags import TaggingConfig
+from matrix.generation.preference import BestOfNConfig, PreferenceConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.store import StoreConfig
 from matrix.training.recipe import RecipeConfig
@@ -47,10 +51,18 @@ class MatrixConfig:
     preference: PreferenceConfig
     filters: dict[str, FilterConfig] = field(default_factory=dict)
     """The filter chain, in order; the same chain cleans SFT rows and preference pairs."""
+    tagging: TaggingConfig = field(default_factory=TaggingConfig)
+    """How an LLM labels rows, for filters that need tags."""
+    reward: RewardConfig | None = None
+    """What answers are worth, for filters that need rewards and for best-of-n pairs."""
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    """How the model that is about to be trained is sampled, for filters that need rollouts."""
     recipe: RecipeConfig
     evaluation: EvaluationConfig
     llm: ModelConfig
     """The aligned LLM behind agents, modulators, instructions and responses (paper: Llama-3-8B-Instruct)."""
+    responder: ModelConfig | None = None
+    """The model that answers the instructions, e.g. a reasoning model; null: `llm`."""
     model: ModelConfig
     """The model to tune (paper: Llama-3-8B)."""
     judge: ModelConfig
@@ -79,13 +91,26 @@ class MatrixConfig:
                 "recipe.dpo needs recipe.sft: rejected answers are sampled from the SFT model (paper section 4.1). "
                 "Set recipe.sft, or recipe.dpo=null"
             )
-        context = self.llm.max_context
-        longest = {
-            "simulator.birth": self.simulator.birth.max_tokens,
-            "simulator.acting": self.simulator.acting.max_tokens,
-            "generator.response": self.generator.response.max_tokens,
-            "preference.generator.response": self.preference.generator.response.max_tokens,
-        }
-        for name, tokens in longest.items():
-            if tokens >= context:
-                raise ValueError(f"{name}.max_tokens={tokens} leaves no room for a prompt in llm.max_context={context}")
+        answers = ("responder", self.responder) if self.responder else ("llm", self.llm)
+        longest = [
+            ("simulator.birth", self.simulator.birth, "llm", self.llm),
+            ("simulator.acting", self.simulator.acting, "llm", self.llm),
+            ("generator.response", self.generator.response, *answers),
+            *(("preference.generator.response", g.response, *answers) for g in self.preference.writes()),
+        ]
+        for name, decoding, model, served in longest:
+            if decoding.max_tokens >= served.max_context:
+                raise ValueError(
+                    f"{name}.max_tokens={decoding.max_tokens} leaves no room for a prompt in "
+                    f"{model}.max_context={served.max_context}"
+                )
+        if self.reward is None and {Need.rewards, Need.rollouts} & needs(self.filters):
+            asking = [name for name, config in self.filters.items() if {Need.rewards, Need.rollouts} & config.needs]
+            raise ValueError(f"filter {', '.join(asking)} needs a reward; choose one, e.g. reward=embedded")
+        if self.reward is None and isinstance(self.preference, BestOfNConfig):
+            raise ValueError("preference=best_of_n needs a reward; choose one, e.g. reward=embedded")
+
+    def needs_society(self) -> bool:
+        """Whether any generator of this cell reads a simulation."""
+        writing = [self.generator, *(self.preference.writes() if self.recipe.dpo else [])]
+        return any(generator.needs_society for generator in writing)

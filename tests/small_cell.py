@@ -7,8 +7,8 @@ from matrix.config import MatrixConfig
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, EvaluationConfig, LengthControl
-from matrix.generation.scenarios import ScenarioConfig
-from matrix.generation.stage import PreferenceConfig
+from matrix.generation.scenarios import Kind, ScenarioConfig
+from matrix.generation.preference import PolicyPairsConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.store import StoreConfig
@@ -22,7 +22,7 @@ def configured(tmp_path: Path, **fields: Any) -> MatrixConfig:
     settings = {
         "simulator": SimulatorConfig(num_agents=4, grouping=GroupingConfig(kind=Grouping("single"))),
         "generator": ScenarioConfig(num_rows=3),
-        "preference": PreferenceConfig(),
+        "preference": PolicyPairsConfig(generator=ScenarioConfig(kind=Kind("complex"))),
         "recipe": RecipeConfig(),
         "evaluation": EvaluationConfig(
             alpaca_eval2=AlpacaEvalConfig(

@@ -1,6 +1,7 @@
 """Every option that is shipped composes with the default cell and passes all checks."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from matrix.store import Mode
 OPTIONS = sorted(cli.ROOT.glob("conf/*/*.yaml"))
 PRESETS = sorted(cli.ROOT.glob("experiments/experiment/*.yaml"))
 ABLATIONS = sorted(cli.ROOT.glob("experiments/ablation/*.yaml"))
-SERVER = {"model": "served", "endpoints": "[http://127.0.0.1:8000/v1]"}
-"""What options for any server leave open."""
+SERVER = {"model": "served", "endpoints": "[http://127.0.0.1:8000/v1]", "source.path": "rows.jsonl"}
+"""What options for any server, or any file, leave open."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,13 +39,15 @@ def title(path: Path) -> str:
 def rest(path: Path) -> list[str]:
     """Values for what an option leaves open."""
     return [
-        f"{path.parent.name}.{name}={value}" for name, value in SERVER.items() if f"{name}: ???" in path.read_text()
+        f"{path.parent.name}.{name}={value}"
+        for name, value in SERVER.items()
+        if re.search(rf'\b{name.rpartition(".")[2]}: "?\?\?\?', path.read_text())
     ]
 
 
 def test_the_default_cell():
     config = configured()
-    assert list(config.filters) == ["length", "language", "dedup"]
+    assert list(config.filters) == ["length", "language", "dedup", "decontaminate"]
     assert config.recipe.sft
     assert config.recipe.dpo
     assert config.store.root == "outputs/store"
@@ -57,7 +60,8 @@ def test_folders_lead_to_one_place():
 @pytest.mark.parametrize("path", OPTIONS, ids=title)
 def test_an_option(path):
     value = f"[{path.stem}]" if path.parent.name == "filter" else path.stem
-    config = configured(f"{path.parent.name}={value}", *rest(path))
+    reward = [] if path.parent.name == "reward" else ["reward=embedded"]  # some filters and preferences need one
+    config = configured(f"{path.parent.name}={value}", *rest(path), *reward)
     if path.parent.name == "filter":
         assert list(config.filters) == [path.stem]
 
@@ -107,6 +111,10 @@ def test_checks_of_the_rooms_run():
         configured("filters.length.min_response=40", "filters.length.max_response=4")
     with pytest.raises(ValueError, match=r"recipe\.dpo needs recipe\.sft"):
         configured("recipe.sft=null")
+    with pytest.raises(ValueError, match=r"filter margin needs a reward.*reward=embedded"):
+        configured("filter=[length,margin]")
+    with pytest.raises(ValueError, match=r"best_of_n needs a reward"):
+        configured("preference=best_of_n")
 
 
 @pytest.mark.parametrize("added", ["+simulator.num_agent=3", "+filters.length.min=3", "+colour=red"])

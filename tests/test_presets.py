@@ -111,6 +111,9 @@ class Workshop:
             "judge.model": self.folder / "judge.jsonl", "judge.revision": None, "judge.engine": "scripted",
             "model.model": self.folder / "model", "model.revision": None, "model.engine": "openvino",
         }  # fmt: skip
+        if config.reward:
+            told |= {"reward.policy.model": self.folder / "model", "reward.policy.revision": None,
+                     "reward.min_accuracy": 0, "rollouts.samples": 2, "rollouts.decoding.max_tokens": 8}  # fmt: skip
         for step in ("sft", "dpo"):
             if getattr(config.recipe, step):
                 told |= {f"recipe.{step}.strategy": "single", f"recipe.{step}.export_gguf": "true"}

@@ -146,7 +146,7 @@ class LanguageModel(Protocol):
     max_context: int
 
     async def chat(self, messages: list[Message], sampling: Sampling, priority: Priority = ()) -> Completion:
-        """Complete a chat that ends with a user message.
+        """Complete a chat that ends with a user message; if that is empty, write what the user would say.
 
         Raises:
             ContextOverflow: prompt plus `max_tokens` exceed `max_context`.

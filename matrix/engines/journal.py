@@ -1,6 +1,6 @@
 """Append-only file of finished calls: a call found in it costs nothing, so a killed stage goes on where it stopped.
 
-One JSON object a line: key, model, messages, sampling, completion. The key is the sha256 of everything that decides the
+One JSON object a line: key, messages, model, sampling, completion. The key is the sha256 of everything that decides the
 answer. A line that a crash cut short can only be the last; it is taken off when the file is opened.
 """
 
@@ -20,6 +20,9 @@ import msgspec
 
 from matrix.engines.base import Completion, Sampling
 from matrix.records import Message, Row
+
+KEY_DIGITS = 15
+"""Hex digits of a key that are held in memory: two keys that begin alike cost a call, never a wrong answer."""
 
 log = logging.getLogger(__name__)
 
@@ -42,31 +45,46 @@ class _Key(msgspec.Struct):
     key: str
 
 
+class _Turn(msgspec.Struct):
+    content: str
+    role: str
+
+
+class _Call(msgspec.Struct):
+    messages: list[_Turn]
+    model: str
+    sampling: Sampling
+
+
 _decode_key = msgspec.json.Decoder(_Key).decode
 _decode_entry = msgspec.json.Decoder(Entry).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def call_key(model: str, messages: list[Message], sampling: Sampling) -> str:
-    """sha256 of the canonical JSON of a call, as 64 hex digits; fields at their default are written out."""
-    call = {
-        "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "sampling": sampling,
-    }
-    return hashlib.sha256(_encode(call)).hexdigest()
+def canonical_call(model: str, messages: list[Message], sampling: Sampling) -> bytes:
+    """Canonical JSON of everything that decides the answer; fields at their default are written out."""
+    return _encode(_Call([_Turn(m.content, m.role) for m in messages], model, sampling))
 
 
-def _read(path: Path) -> tuple[dict[bytes, tuple[int, int]], int]:
-    """Place and length of every entry by its key, and where the last whole line ends."""
-    places: dict[bytes, tuple[int, int]] = {}
+def key_of(call: bytes) -> str:
+    """The key of a canonical call: 64 hex digits."""
+    return hashlib.sha256(call).hexdigest()
+
+
+def _head(key: str) -> int:
+    return int(key[:KEY_DIGITS], 16)
+
+
+def _read(path: Path) -> tuple[dict[int, int], int]:
+    """Where the line of every entry starts, by the head of its key, and where the last whole line ends."""
+    places: dict[int, int] = {}
     end = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break
             try:
-                places[bytes.fromhex(_decode_key(line).key)] = (end, len(line))
+                places[_head(_decode_key(line).key)] = end
             except (msgspec.DecodeError, ValueError) as error:
                 raise JournalError(
                     f"{path}:{number} is not a journal entry ({error}). Remove the line, or the file to "
@@ -77,7 +95,7 @@ def _read(path: Path) -> tuple[dict[bytes, tuple[int, int]], int]:
 
 
 class Journal:
-    """The finished calls of one stage. Holds their places in memory, not their texts: about 250 bytes a call.
+    """The finished calls of one stage. Holds their places in memory, not their texts: about 120 bytes a call.
 
     Args:
         path: the file.
@@ -102,41 +120,52 @@ class Journal:
         except JournalError:
             os.close(self._file)
             raise
-        self._forked = [(os.open(other, os.O_RDONLY), _read(other)[0]) for other in forked]
+        self._files = [(self._places, path.open("rb"))]
+        self._files += [(_read(other)[0], other.open("rb")) for other in forked]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def get(self, key: str) -> Completion | None:
         """The stored completion of a call, if it was finished before."""
-        name = bytes.fromhex(key)
-        if place := self._places.get(name):
-            return _decode_entry(os.pread(self._file, place[1], place[0])).completion
-        for file, places in self._forked:
-            if place := places.get(name):
-                entry = _decode_entry(os.pread(file, place[1], place[0]))
-                self.add(entry)
+        head = _head(key)
+        for places, file in self._files:
+            if (start := places.get(head)) is None:
+                continue
+            file.seek(start)
+            entry = _decode_entry(line := file.readline())
+            if entry.key == key:
+                if places is not self._places:
+                    self._append(key, line)
                 return entry.completion
         return None
 
-    def add(self, entry: Entry) -> None:
+    def add(self, key: str, call: bytes, completion: Completion) -> None:
         """Append a finished call with one write; it survives a crash of the process from here on.
+
+        Args:
+            key: sha256 of `call`.
+            call: as `canonical_call` gives it; the line holds the very bytes that were hashed.
+            completion: the answer.
 
         Raises:
             OSError: the disk took only a part of the line, which is taken back.
         """
-        line = _encode(entry) + b"\n"
+        self._append(key, b'{"key":"%b",%b,"completion":%b}\n' % (key.encode(), call[1:-1], _encode(completion)))
+
+    def _append(self, key: str, line: bytes) -> None:
         if os.write(self._file, line) != len(line):
             os.ftruncate(self._file, self._end)
             raise OSError(errno.ENOSPC, "no space left to write a finished call", str(self.path))
-        self._places[bytes.fromhex(entry.key)] = (self._end, len(line))
+        self._places[_head(key)] = self._end
         self._end += len(line)
 
     def close(self) -> None:
         """Flush to disk and let others write."""
         os.fsync(self._file)
-        for file in (self._file, *(file for file, _ in self._forked)):
-            os.close(file)
+        os.close(self._file)
+        for _, file in self._files:
+            file.close()
 
     def __enter__(self) -> Self:
         return self

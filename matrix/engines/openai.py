@@ -2,6 +2,9 @@
 
 Failed calls are tried again with growing pauses; the number of calls in flight follows what the server bears; several
 endpoints share the load, those that fail less of it. The key comes from an environment variable and is never written.
+
+No chat endpoint lets the model write the user's turn in a way that all servers share, so such a call goes to
+`/completions` as token ids, for which the model's tokenizer is loaded here.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +24,8 @@ import msgspec
 
 from matrix.engines.base import Completion, ContextOverflow, EngineError, ModelConfig, Sampling
 from matrix.engines.limits import AdaptiveLimit, estimate_tokens, require_room
+from matrix.engines.sources import read_template, resolve
+from matrix.engines.turns import asks_for_user
 from matrix.progress import Usage
 from matrix.records import Message
 
@@ -47,10 +54,15 @@ class _Logprobs(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    """What vLLM from 0.11 on, and others, call `reasoning_content`."""
 
 
 class _Choice(msgspec.Struct):
-    message: _Answer
+    message: _Answer = msgspec.field(default_factory=_Answer)
+    text: str | None = None
+    """In place of `message`, from `/completions`."""
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
@@ -99,7 +111,8 @@ class OpenAIEngine:
         key = os.environ.get(config.api_key_env)
         self._config = config
         self._usage = usage
-        self._endpoints = [_Endpoint(url.rstrip("/") + "/chat/completions") for url in config.endpoints]
+        self._endpoints = [_Endpoint(url.rstrip("/")) for url in config.endpoints]
+        self._user_turn: Callable[[list[Message]], list[int]] | None = None
         self.limit = AdaptiveLimit(config.concurrency)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=config.concurrency),
@@ -110,12 +123,20 @@ class OpenAIEngine:
     async def chat(self, messages: list[Message], sampling: Sampling) -> Completion:
         """Complete a chat; see `LanguageModel.chat`. Only an estimate of the prompt guards the context."""
         require_room(sum(estimate_tokens(m.content) + MESSAGE_TOKENS for m in messages), sampling, self._config)
-        body = _encode(self._body(messages, sampling))
+        if asks_for_user(messages):
+            if self._user_turn is None:
+                self._user_turn = _user_turn(self._config)
+            return await self._call("/completions", {"prompt": self._user_turn(messages)}, sampling)
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return await self._call("/chat/completions", {"messages": turns}, sampling)
+
+    async def _call(self, path: str, prompt: dict[str, Any], sampling: Sampling) -> Completion:
+        body = _encode(self._body(prompt, sampling))
         for tries in range(1, self._config.retries + 2):
             try:
                 async with self.limit as burst:
                     endpoint = min(self._endpoints, key=lambda e: (e.active + 1) << min(e.errors, 10))
-                    response = await self._post(endpoint, body, burst)
+                    response = await self._post(endpoint, path, body, burst)
                 return _completion(response, sampling)
             except _Failed as failed:
                 endpoint.errors += 1
@@ -129,10 +150,10 @@ class OpenAIEngine:
                 await asyncio.sleep(max(pause, failed.pause))
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _body(self, messages: list[Message], sampling: Sampling) -> dict[str, Any]:
+    def _body(self, prompt: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._config.served_name or self._config.model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            **prompt,
             "seed": sampling.seed,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -148,10 +169,10 @@ class OpenAIEngine:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    async def _post(self, endpoint: _Endpoint, body: bytes, burst: int) -> _Response:
+    async def _post(self, endpoint: _Endpoint, path: str, body: bytes, burst: int) -> _Response:
         endpoint.active += 1
         try:
-            async with self._session.post(endpoint.url, data=body) as reply:
+            async with self._session.post(endpoint.url + path, data=body) as reply:
                 content = await reply.read()
                 status, headers = reply.status, reply.headers
         except TimeoutError:
@@ -197,7 +218,7 @@ class OpenAIEngine:
 def _completion(response: _Response, sampling: Sampling) -> Completion:
     choice = response.choices[0]
     usage = response.usage or _Usage()
-    text = choice.message.content or ""
+    text = choice.text if choice.text is not None else _message_text(choice.message)
     scores: dict[str, float] = {}
     if sampling.choices and choice.logprobs and choice.logprobs.content:
         for token in choice.logprobs.content[0].top_logprobs:
@@ -211,6 +232,40 @@ def _completion(response: _Response, sampling: Sampling) -> Completion:
         cached_tokens=(usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0,
         choice_logprobs=scores,
     )
+
+
+def _message_text(message: _Answer) -> str:
+    """The answer; what a server keeps apart as reasoning stands before it, as the model itself wrote it."""
+    content, reasoning = message.content or "", message.reasoning_content or message.reasoning
+    if not reasoning:
+        return content
+    # Without an answer the thoughts ran into the length limit, and other engines show no end of them either.
+    return f"<think>\n{reasoning.strip()}\n</think>\n\n{content}" if content else f"<think>\n{reasoning.strip()}"
+
+
+def _user_turn(config: ModelConfig) -> Callable[[list[Message]], list[int]]:
+    """Makes the token ids of a chat that ends where the user's text would stand.
+
+    Raises:
+        EngineError: the model's tokenizer cannot be had.
+    """
+    try:
+        source = resolve(config.model, config.revision)
+        if isinstance(source, Path) and source.suffix == ".gguf":
+            from matrix.engines.openvino import OpenVinoTokenizer
+
+            gguf = OpenVinoTokenizer(config)
+            return lambda messages: list(gguf.prompt(messages).data[0].tolist())
+        from matrix.engines.vllm import load_tokenizer, prompt_ids
+
+        tokenizer, template = load_tokenizer(config), read_template(config.chat_template)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"{config.name}: writing the user's turn needs the model's tokenizer here, which could not be had "
+            f"({error}). Set model to the hub id, folder or GGUF file that the endpoint serves (served_name is what "
+            "the endpoint calls it), or use engine=vllm or engine=openvino"
+        ) from error
+    return lambda messages: prompt_ids(tokenizer, messages, template)
 
 
 def _retry_after(value: str | None) -> float:

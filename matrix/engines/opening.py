@@ -24,7 +24,7 @@ from matrix.engines.base import (
     Priority,
     Sampling,
 )
-from matrix.engines.journal import Entry, Journal, call_key
+from matrix.engines.journal import Journal, canonical_call, key_of
 from matrix.engines.limits import Slots, estimate_tokens
 from matrix.engines.prefix import PrefixMeter
 from matrix.progress import Progress, Usage
@@ -101,7 +101,8 @@ class JournaledModel:
 
     async def chat(self, messages: list[Message], sampling: Sampling, priority: Priority = ()) -> Completion:
         """Complete a chat; see `LanguageModel.chat`. Equal calls, even at the same time, reach the engine once."""
-        key = call_key(self.name, messages, sampling)
+        call = canonical_call(self.name, messages, sampling)
+        key = key_of(call)
         while True:
             if (kept := self._journal.get(key)) is not None:
                 self._progress.usage.replayed += 1
@@ -112,8 +113,7 @@ class JournaledModel:
         done = self._sent[key] = asyncio.get_running_loop().create_future()
         try:
             completion = await self._send(messages, sampling, priority)
-            entry = Entry(key=key, model=self.name, messages=messages, sampling=sampling, completion=completion)
-            self._journal.add(entry)
+            self._journal.add(key, call, completion)
         finally:
             del self._sent[key]
             done.set_result(None)

@@ -23,6 +23,7 @@ from matrix.engines.batching import Batcher
 from matrix.engines.gguf import in_f16
 from matrix.engines.limits import require_room
 from matrix.engines.sources import openvino_source, read_template
+from matrix.engines.turns import asks_for_user, up_to_user
 from matrix.records import Message
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ class OpenVinoTokenizer:
             self._tokenizer.set_chat_template(template)
 
     def prompt(self, messages: list[Message]) -> openvino.Tensor:
-        """Token ids of a chat, shape (1, tokens), ending where the assistant begins."""
+        """Token ids of a chat, shape (1, tokens), ending where the assistant begins, or an empty user's turn."""
+        render = self._tokenizer.apply_chat_template
+        if asks_for_user(messages):
+            return self.encode(up_to_user(messages, lambda turns: render(turns, add_generation_prompt=False)))
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        return self.encode(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True))
+        return self.encode(render(turns, add_generation_prompt=True))
 
     def encode(self, text: str) -> openvino.Tensor:
         """Token ids of a text, shape (1, tokens), without special tokens around it."""

@@ -2,7 +2,7 @@
 
 `config.model` is a JSON or JSON Lines file of `{"match": regex, "reply": text}`. The first rule whose regex is found in
 the chat (`role: content` lines) answers; `\\1` in a reply stands for a group of the match. Without a matching rule, the
-answer is a few words that depend on chat and seed alone.
+answer is a few words that depend on chat and seed alone. A chat that asks for the user's turn ends with `user: `.
 """
 
 from __future__ import annotations

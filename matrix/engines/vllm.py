@@ -15,6 +15,7 @@ from typing import Any, Self
 from matrix.engines.base import Completion, EngineError, ModelConfig, Sampling
 from matrix.engines.limits import require_room
 from matrix.engines.sources import hub_source, read_template
+from matrix.engines.turns import asks_for_user, up_to_user
 from matrix.records import Message
 
 
@@ -30,6 +31,29 @@ def token_counter(config: ModelConfig) -> Callable[[str], int]:
     """Exact number of tokens of a text."""
     tokenizer = load_tokenizer(config)
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def prompt_ids(tokenizer: Any, messages: list[Message], template: str | None) -> list[int]:
+    """Token ids of a chat, ending where the assistant begins, or an empty user's turn.
+
+    Args:
+        tokenizer: of `transformers`.
+        messages: the chat.
+        template: replaces the tokenizer's own chat template.
+    """
+
+    def render(turns: list[dict[str, str]], assistant: bool = False) -> str:
+        text: str = tokenizer.apply_chat_template(
+            turns, chat_template=template, add_generation_prompt=assistant, tokenize=False
+        )
+        return text
+
+    if asks_for_user(messages):
+        text = up_to_user(messages, render)
+    else:
+        text = render([{"role": message.role, "content": message.content} for message in messages], assistant=True)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
 
 
 def engine_arguments(config: ModelConfig, known: set[str], version: str) -> dict[str, Any]:
@@ -96,12 +120,7 @@ class VllmEngine:
         """Complete a chat; see `LanguageModel.chat`."""
         from vllm.exceptions import VLLMError
 
-        ids: list[int] = self._tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            chat_template=self._template,
-            add_generation_prompt=True,
-            return_dict=False,
-        )
+        ids = prompt_ids(self._tokenizer, messages, self._template)
         require_room(len(ids), sampling, self._config)
         choices = self._choice_ids(sampling)
         parameters = _parameters(sampling, list(choices.values()))

@@ -78,8 +78,10 @@ class FilterConfig(ABC):
     """Base of the variants in this package; each carries the knobs of one filter."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Which tags it reads, if it needs tags."""
     pairs_only: ClassVar[bool] = False
-    """Judges preference pairs; conversations pass it unjudged, which the funnel says."""
+    """Judges preference pairs, and has no part in the chain of conversations."""
 
     @abstractmethod
     def build(self, facts: Facts) -> RowFilter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matrix.engines.embedder import Embedder, EmbedderConfig, Vectors
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, TrainingRow
 from matrix.records import (
     Conversation,
     Drop,
@@ -71,6 +70,12 @@ class Filter(Stage):
         """
         source = self.rows.path / "rows.jsonl"
         rows: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
+        if (
+            rows
+            and row_type(source) is Conversation
+            and (wrong := set(self.filters) - set(for_conversations(self.filters)))
+        ):
+            raise ValueError(f"{source} holds conversations; {', '.join(sorted(wrong))} judge preference pairs")
         with ExitStack() as stack:
             facts = self.facts()
             if self.embedder:
@@ -98,19 +103,16 @@ class Filter(Stage):
         refused = None
         for name, config in self.filters.items():
             before = kept
-            verdicts = judge(config, before, facts)
-            rejected = [(row, why) for row, why in zip(before, verdicts or [], strict=bool(verdicts)) if why]
+            verdicts = config.build(facts).judge(before)
+            rejected = [(row, why) for row, why in zip(before, verdicts, strict=True) if why]
             dropped += [row for row, _ in rejected]
             drops += [Drop(id=row.id, filter=name, reason=why.reason, value=why.value) for row, why in rejected]
             out = {row.id for row, _ in rejected}
             kept = [row for row in before if row.id not in out]
             reasons = dict(sorted(Counter(why.reason for _, why in rejected).items()))
-            entry: dict[str, Any] = {"filter": name, "in": len(before), "kept": len(kept), "dropped": reasons}
-            if verdicts is None:
-                entry["skipped"] = "judges preference pairs"
-            funnel.append(entry)
+            funnel.append({"filter": name, "in": len(before), "kept": len(kept), "dropped": reasons})
             try:
-                config.check(verdicts or [])
+                config.check(verdicts)
             except ValueError as error:
                 refused = refused or error
             log.info("filter %s kept %d of %d rows %s", name, len(kept), len(before), reasons or "")
@@ -119,9 +121,8 @@ class Filter(Stage):
     def _overlap(self, rows: list[TrainingRow], facts: Facts) -> list[dict[str, Any]]:
         """Every filter by itself over all rows: which rules say the same."""
         alone = {
-            name: {row.id for row, why in zip(rows, verdicts, strict=True) if why}
+            name: {row.id for row, why in zip(rows, config.build(facts).judge(rows), strict=True) if why}
             for name, config in self.filters.items()
-            if (verdicts := judge(config, rows, facts)) is not None
         }
         single = [{"filters": [name], "rows": len(ids)} for name, ids in alone.items()]
         return single + [{"filters": [a, b], "rows": len(alone[a] & alone[b])} for a, b in combinations(alone, 2)]
@@ -168,11 +169,9 @@ class RememberingEmbedder(Embedder):
         return np.array([self._remembered[text] for text in texts], dtype=np.float32)
 
 
-def judge(config: FilterConfig, rows: Sequence[TrainingRow], facts: Facts) -> list[Rejection | None] | None:
-    """A filter's verdicts, in the order of the rows; None where it does not apply to rows of this type."""
-    if config.pairs_only and any(isinstance(row, Conversation) for row in rows):
-        return None
-    return config.build(facts).judge(rows)
+def for_conversations(filters: dict[str, FilterConfig]) -> dict[str, FilterConfig]:
+    """The part of a chain that judges conversations: without the filters that only pairs have."""
+    return {name: config for name, config in filters.items() if not config.pairs_only}
 
 
 def needs(filters: dict[str, FilterConfig]) -> frozenset[Need]:

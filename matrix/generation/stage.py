@@ -7,7 +7,7 @@ import dataclasses
 import json
 from abc import ABC
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,12 +15,12 @@ from matrix.engines.base import ModelConfig
 from matrix.engines.embedder import Embedder, EmbedderConfig
 from matrix.engines.opening import open_model
 from matrix.generation.base import RESPONSE_TOKENS, GeneratorConfig, Materials, answer
-from matrix.generation.scenarios import Kind, ScenarioConfig
+from matrix.generation.preference import PolicyPairsConfig, pair_of
 from matrix.generation.stream import Stream
 from matrix.progress import Progress, show
-from matrix.prompting import Asker, Decoding, expected
+from matrix.prompting import Asker, expected
 from matrix.provenance import derive_seed
-from matrix.records import Conversation, Failure, PreferencePair, write_jsonl, write_parquet
+from matrix.records import Conversation, Failure, write_jsonl, write_parquet
 from matrix.stage import Estimate, Result, Stage
 
 
@@ -75,6 +75,8 @@ class Generate(GenerationStage):
     name: ClassVar[str] = "generate"
 
     generator: GeneratorConfig
+    prefix: str = "sft"
+    """Ids are `<prefix>-00000`; another prefix draws other instructions."""
 
     def prompt_names(self) -> list[str]:
         """Those of the generator."""
@@ -91,20 +93,10 @@ class Generate(GenerationStage):
     def run(self, work: Path) -> None:
         """Ask for every instruction and its response."""
         with show("generate", self.generator.num_rows, work) as progress:
-            rows, failures = asyncio.run(self._conversations(self.generator, "sft", work, progress))
+            rows, failures = asyncio.run(self._conversations(self.generator, self.prefix, work, progress))
         write_jsonl(work / "rows.jsonl", rows)
         write_parquet(work / "rows.parquet", rows)
         write_jsonl(work / "failures.jsonl", failures)
-
-
-@dataclass(kw_only=True)
-class PreferenceConfig:
-    """Preference pairs: chosen by the aligned LLM, rejected by the SFT model just trained (paper section 4.1)."""
-
-    generator: GeneratorConfig = field(default_factory=lambda: ScenarioConfig(kind=Kind.complex))
-    """Where the prompts come from; `generator.response` samples the chosen answer."""
-    rejected: Decoding = field(default_factory=lambda: Decoding(temperature=0.7, max_tokens=2048))
-    """Sampling of the SFT model (paper: not stated)."""
 
 
 @dataclass(kw_only=True)
@@ -113,7 +105,7 @@ class Prefer(GenerationStage):
 
     name: ClassVar[str] = "prefer"
 
-    preference: PreferenceConfig
+    preference: PolicyPairsConfig
     model: ModelConfig
     """How the SFT model is served."""
     sft: Result
@@ -149,13 +141,7 @@ class Prefer(GenerationStage):
                 error = "the SFT model's answer is the chosen one" if text else "empty answer of the SFT model"
                 failures.append(Failure(id=row.id, purpose="rejected", text=text, error=error))
                 continue
-            pairs.append(
-                PreferencePair(
-                    id=row.id, prompt=row.messages[:-1], chosen=row.messages[-1].content, rejected=text, kind=row.kind,
-                    requirement=row.requirement, category=row.category, complexity=row.complexity, style=row.style,
-                    origin=row.origin, rejected_model=self.sft.name,
-                )
-            )  # fmt: skip
+            pairs.append(pair_of(row, row.messages[-1].content, text, self.sft.name))
         write_jsonl(work / "rows.jsonl", pairs)
         write_parquet(work / "rows.parquet", pairs)
         write_jsonl(work / "failures.jsonl", failures)

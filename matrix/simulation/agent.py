@@ -25,7 +25,6 @@ class Life:
     id: str
     name: str
     description: str
-    posts: list[str]
     personality: str
     goal: str
     plan: list[str]
@@ -44,6 +43,11 @@ class Life:
     memory: Memory = field(default_factory=Memory)
     masked: Counter[str] = field(default_factory=Counter)
     """How many identifiers of each `matrix.simulation.privacy.Kind` were masked in its texts, after the rewrite."""
+
+    @property
+    def posts(self) -> list[str]:
+        """Its past posts, which its memory began with."""
+        return self.memory.of_kind(Kind.post)
 
     @property
     def persona(self) -> str:
@@ -104,9 +108,9 @@ async def bring_to_life(
         persona=persona, goal=goal, steps=steps,
     )  # fmt: skip
     return Life(
-        id=agent, name=name, description=description, posts=posts, personality=clean(personality or ""), goal=goal,
+        id=agent, name=name, description=description, personality=clean(personality or ""), goal=goal,
         plan=[clean(step) for step in plan or [goal]], profile=profile.id, masked=found,
-        memory=Memory(list(posts), [Kind.post] * len(posts), [-1] * len(posts)),
+        memory=Memory.of(posts),
         origin=asker.origin(seed, "anonymise", "personality", "goal", "plan"),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 
@@ -23,6 +24,10 @@ class Kind(StrEnum):
     news = "news"
     digest = "digest"
     """A summary of older entries."""
+
+
+POST = (Kind.post, -1)
+"""What a past post is: one for a million agents."""
 
 
 @dataclass(kw_only=True)
@@ -65,16 +70,23 @@ class Memory:
     """Entries of one agent, oldest first; those before `digested` live on in a digest and are recalled no more."""
 
     entries: list[str] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
-    rounds: list[int] = field(default_factory=list)
-    """Round in which an entry was made; -1 before the first."""
+    made: list[tuple[Kind, int]] = field(default_factory=list)
+    """What each entry is, and the round in which it was made; -1 before the first."""
     digested: int = 0
+
+    @classmethod
+    def of(cls, posts: list[str]) -> Self:
+        """A memory of past posts alone."""
+        return cls(list(posts), [POST] * len(posts))
+
+    def of_kind(self, wanted: Kind) -> list[str]:
+        """The entries of one kind."""
+        return [entry for entry, (kind, _) in zip(self.entries, self.made, strict=True) if kind is wanted]
 
     def add(self, entry: str, kind: Kind, round_: int) -> None:
         """Remember one more thing."""
         self.entries.append(entry)
-        self.kinds.append(kind)
-        self.rounds.append(round_)
+        self.made.append((kind, round_))
 
     def live(self) -> list[str]:
         """The entries that can be recalled."""
@@ -98,14 +110,16 @@ class Memory:
             vectors: unit vectors of the `live` entries, in their order.
         """
         live = range(self.digested, len(self.entries))
-        scores = [
-            config.recency * config.decay ** (round_ - self.rounds[i]) + config.importance * config.kinds[self.kinds[i]]
-            for i in live
-        ]
+        made = self.made[self.digested :]
+        worth = {
+            (kind, then): config.recency * config.decay ** (round_ - then) + config.importance * config.kinds[kind]
+            for kind, then in set(made)
+        }
+        scores = [worth[kind_and_round] for kind_and_round in made]
         if query is not None and live:
             # Rounded, so that the last digit of a dot product decides no order.
-            relevance = np.round(np.asarray(vectors) @ query, 4)
-            scores = [score + config.relevance * float(r) for score, r in zip(scores, relevance, strict=True)]
+            relevance = (np.asarray(vectors) @ query).round(4).tolist()
+            scores = [score + config.relevance * r for score, r in zip(scores, relevance, strict=True)]
         chosen: list[int] = []
         budget = config.tokens
         for _, i in sorted(zip(scores, live, strict=True), reverse=True)[: config.entries]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,8 @@ from matrix.simulation.agent import Life
 
 CIRCLE = 20
 """Most members that a prompt names where it only says who belongs together."""
+COSINES = 2**24
+"""Similarities of groups that are held at once."""
 
 
 class Communication(StrEnum):
@@ -41,7 +44,7 @@ class Modulator:
 
     group: int
     members: list[Life]
-    reach: list[int]
+    reach: Sequence[int]
     """Groups that it knows of, in order: those that it may tell of an action."""
     profiles: Vectors | None = None
     """Profile embeddings of the members, shape (members, dimension), of a group too large for one list."""
@@ -51,18 +54,21 @@ class Modulator:
     """Round -> summary of the group's last scenario then, for the rounds that other groups still ask about."""
     summed: asyncio.Task[str] | None = None
     """Becomes the summary of the last scenario; the next one waits for it before it is remembered."""
+    people: str = field(init=False)
+    """The members by name, as far as a prompt needs them; many prompts name the group."""
+
+    def __post_init__(self) -> None:
+        self.people = ", ".join(member.name for member in self.members[:CIRCLE])
 
     @property
     def circle(self) -> str:
-        """The members by name, as far as a prompt needs them."""
-        names = [member.name for member in self.members[:CIRCLE]]
-        return "; ".join(names) if len(self.members) > 1 else ""
+        """The members by name where there are others to know of."""
+        return "; ".join(member.name for member in self.members[:CIRCLE]) if len(self.members) > 1 else ""
 
     def description(self, round_: int) -> str:
         """The group as other modulators see it: its people and its last scenario up to `round_`."""
-        people = ", ".join(member.name for member in self.members[:CIRCLE])
         summary = self.memory.get(round_)
-        return f"{people}. {summary}" if summary else people
+        return f"{self.people}. {summary}" if summary else self.people
 
     async def route(
         self, asker: Asker, action_id: str, actor: Life, text: str, members: list[Life], seed: int, decoding: Decoding,
@@ -119,37 +125,38 @@ class Memories:
             self._rounds[round_] = np.empty(self._shape, np.float32)
         self._rounds[round_][group] = before if summary is None else _unit(before + summary)
 
-    def nearest(self, groups: list[int], round_: int, vector: Vectors, limit: int) -> list[int]:
+    def nearest(self, groups: Sequence[int], round_: int, vector: Vectors, limit: int) -> list[int]:
         """The `limit` of `groups` whose memories up to `round_` are most similar to an action, in order of number.
 
         All of them would not fit a context.
         """
         if len(groups) > limit:
             groups = [groups[i] for i in _nearest(self._rounds[max(round_, -1)][groups], vector, limit)]
-        return groups
+        return list(groups)
 
     def forget(self, round_: int) -> None:
         """Nobody asks about `round_` any more."""
         self._rounds.pop(round_, None)
 
 
-def reach(centres: Vectors, limit: int) -> list[list[int]]:
+def reach(centres: Vectors, limit: int) -> list[Sequence[int]]:
     """For every group the `limit` others with the most similar people, in order of number; 0: all others."""
     total = len(centres)
     if not limit or limit >= total - 1:
         return [[*range(group), *range(group + 1, total)] for group in range(total)]
-    centres, near = _unit(centres), []
-    for start in range(0, total, 1024):
-        cosines = np.round(centres[start : start + 1024] @ centres.T, 4)
-        for row, group in enumerate(range(start, min(start + 1024, total))):
+    centres, near = _unit(centres), list[Sequence[int]]()
+    chunk = max(1, min(1024, COSINES // total))
+    for start in range(0, total, chunk):
+        cosines = (centres[start : start + chunk] @ centres.T).round(4)
+        for row, group in enumerate(range(start, min(start + chunk, total))):
             cosines[row, group] = -2
-            near.append(sorted(np.argpartition(-cosines[row], limit)[:limit].tolist()))
+            near.append(array("i", sorted(np.argpartition(-cosines[row], limit)[:limit])))
     return near
 
 
 def _nearest(vectors: Vectors, vector: Vectors, limit: int) -> list[int]:
     """Rows with the highest cosines, in order of number; rounded, so that the last digits decide nothing."""
-    order = np.argsort(-np.round(vectors @ vector, 4), kind="stable")
+    order = (-(vectors @ vector).round(4)).argsort(kind="stable")
     return sorted(order[:limit].tolist())
 
 
@@ -161,6 +168,13 @@ def drawn(seed: int, population: Sequence[int], most: int) -> list[int]:
 def _unit(vectors: Vectors) -> Vectors:
     unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     return unit
+
+
+BRACKETS = re.compile(r"\[([^\[\]]*)(?:\]|$)")
+"""The length limit may have cut the second off."""
+STRANGE = re.compile(r"[^\d\s,;.and\"']|\d{5}")
+NUMBER = re.compile(r"\d+")
+LABEL = re.compile(r"^\W*(?:reason)?\W*", re.IGNORECASE)
 
 
 @lru_cache
@@ -176,12 +190,12 @@ def parse_indices(text: str, count: int) -> tuple[list[int], str]:
     Raises:
         Unparsable: there is no bracketed list, or it names only entries that do not exist.
     """
-    found = re.search(r"\[([^\[\]]*)(?:\]|$)", text)  # the length limit may have cut the bracket off
-    if not found or re.search(r"[^\d\s,;.and\"']|\d{5}", found[1]):
+    found = BRACKETS.search(text)
+    if not found or STRANGE.search(found[1]):
         raise Unparsable("expected a list of numbers in square brackets")
-    named = [int(number) for number in re.findall(r"\d+", found[1])]
+    named = [int(number) for number in NUMBER.findall(found[1])]
     indices = sorted({i for i in named if i < count})
     if named and not indices:
         raise Unparsable(f"expected numbers below {count}, got {named}")
-    reason = re.sub(r"^\W*(?:reason)?\W*", "", text[found.end() :], flags=re.IGNORECASE)
+    reason = LABEL.sub("", text[found.end() :], count=1)
     return indices, reason.strip("\n }").split("\n")[0].strip(' "}')

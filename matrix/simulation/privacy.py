@@ -46,6 +46,9 @@ NEUTRAL = {
 """What stands in a masked text instead."""
 
 
+RANKS = {kind: rank for rank, kind in enumerate(Kind)}
+
+
 class Finding(NamedTuple):
     """Something that identifies a person: `text[start:end]`."""
 
@@ -61,11 +64,10 @@ def find(text: str, name: str = "") -> list[Finding]:
         text: any text.
         name: the person's name; every word of it is looked for, see `matrix.simulation.names`.
     """
-    ranks = {kind: rank for rank, kind in enumerate(Kind)}
     found: list[Finding] = []
     longest: tuple[int, int] = (0, 0)
     for finding in sorted(_all(text, name), key=lambda f: f.start):
-        weight = (finding.end - finding.start, -ranks[finding.kind])
+        weight = (finding.end - finding.start, -RANKS[finding.kind])
         if not found or finding.start >= found[-1].end:
             found.append(finding)
             longest = weight
@@ -101,9 +103,10 @@ def _all(text: str, name: str) -> Iterator[Finding]:
     """Findings of every detector, in no order; they may overlap."""
     if name:
         yield from (Finding(Kind.name, *span) for span in find_name(text, name, NEUTRAL.values()))
-    if POINT.search(text):
+    lower = text.lower()
+    if POINT.search(text) or "://" in text or ("dot" in lower and DOT.search(lower)):
         yield from _links(text)
-    if MAIL_HINT.search(text):
+    if "@" in text or "＠" in text or (("at" in lower or "dot" in lower) and MAIL_HINT.search(lower)):
         for pattern in (MAIL, VEILED_MAIL):
             yield from (Finding(Kind.email, *m.span()) for m in pattern.finditer(text))
         yield from (Finding(Kind.handle, *m.span()) for m in HANDLE.finditer(text))
@@ -133,7 +136,8 @@ _DOT = rf"(?:{_VEIL('(?:dot|[.])')}|\s{{1,2}}dot\s{{1,2}})"
 _AT = rf"(?:{_VEIL('(?:at|@)')}|\s?[@＠]\s{{1,2}})"
 _TLD = rf"(?:{ENDINGS})(?!\w)"
 KNOWN = frozenset(ENDINGS.split("|"))
-MAIL_HINT = re.compile(r"[@＠]|(?<!\w)(?:at|dot)(?!\w)", re.IGNORECASE)
+MAIL_HINT = re.compile(r"(?<!\w)(?:at|dot)(?!\w)")
+"""Hints spare most texts the patterns; these look for a literal first, which takes a tenth of the time."""
 MAIL = re.compile(rf"{_FIRST}{_LOCAL}[@＠]{_LABEL}(?:\.{_LABEL})*+")
 VEILED_MAIL = re.compile(
     rf"{_FIRST}{_LOCAL}(?:{_DOT}{_LOCAL}){{0,3}}?(?:"
@@ -148,7 +152,8 @@ HANDLE = re.compile(
 """`@name`, `@name@server.org`, but not `@7pm`."""
 
 _URL_CHARACTERS = r"[^\s<>\"“”«»，。、]"
-POINT = re.compile(r"\w[.](?=\w)|://|[\[({<]\s?[.]|[^\w\s]dot(?!\w)|\sdot\s", re.IGNORECASE)
+POINT = re.compile(r"[.](?:(?<=\w[.])(?=\w)|(?<=[\[({<][.])|(?<=[\[({<]\s[.]))")
+DOT = re.compile(r"dot(?:(?<=[^\w\s]dot)(?!\w)|(?<=\sdot)\s)")
 LINK = re.compile(rf"(?:(?:https?|hxxps?|ftp)://|(?<!\w)www\.){_URL_CHARACTERS}++", re.IGNORECASE)
 HOST = re.compile(rf"(?<![\w.-])({_LABEL}(?:\.{_LABEL})++)([/?#:]{_URL_CHARACTERS}++)?")
 VEILED_HOST = re.compile(rf"(?<![\w-])(?!(?:an?|the)\s){_LABEL}{_DOT}{_TLD}(?:/\S++)?", re.IGNORECASE)

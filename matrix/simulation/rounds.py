@@ -10,42 +10,45 @@ arrive in. Neither asks a clock, so the order in which answers come changes noth
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+Target = TypeVar("Target", bound=Hashable)
+"""A group by its number, or an agent by its id."""
 
 
-class Fence:
+class Fence(Generic[Target]):
     """Counts for every (round, target) what is still open; a target passes when nothing is."""
 
-    def __init__(self, sources: Mapping[int, int] | None = None) -> None:
+    def __init__(self, sources: Mapping[Target, int] | None = None) -> None:
         """`sources[t]`: how many can reach target t. Each of them is open in every round until released."""
         self._sources = sources or {}
-        self._open: dict[int, Counter[int]] = {}
-        self._waiting: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self._open: dict[int, dict[Target, int]] = {}
+        self._waiting: dict[tuple[int, Target], asyncio.Future[None]] = {}
         self.ended = False
 
-    def _counts(self, round_: int) -> Counter[int]:
+    def _counts(self, round_: int) -> dict[Target, int]:
         if round_ not in self._open:
-            self._open[round_] = Counter(self._sources)
+            self._open[round_] = dict(self._sources)
         return self._open[round_]
 
-    def hold(self, round_: int, targets: Iterable[int]) -> None:
+    def hold(self, round_: int, targets: Iterable[Target]) -> None:
         """Something more may reach `targets`; the holder has not released its own hold on them yet."""
         counts = self._counts(round_)
         for target in targets:
-            counts[target] += 1
+            counts[target] = counts.get(target, 0) + 1
 
-    def release(self, round_: int, targets: Iterable[int]) -> None:
+    def release(self, round_: int, targets: Iterable[Target]) -> None:
         """One thing less can reach each of `targets`."""
         counts = self._counts(round_)
         for target in targets:
-            counts[target] -= 1
-            if not counts[target] and (waiting := self._waiting.pop((round_, target), None)):
+            left = counts[target] = counts[target] - 1
+            if not left and (waiting := self._waiting.pop((round_, target), None)):
                 waiting.set_result(None)
 
-    async def passed(self, round_: int, target: int) -> bool:
+    async def passed(self, round_: int, target: Target) -> bool:
         """Wait until nothing of `round_` can reach `target` any more; False if the society ended meanwhile."""
-        if round_ >= 0 and self._counts(round_)[target] and not self.ended:
+        if round_ >= 0 and self._counts(round_).get(target) and not self.ended:
             waiting = self._waiting.get((round_, target))
             if waiting is None:
                 waiting = self._waiting[round_, target] = asyncio.get_running_loop().create_future()

@@ -7,7 +7,7 @@ and summing up run beside it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,8 @@ class Play:
         beside: list[asyncio.Task[None]] = []
         while actors := await self._next():
             first = len(self.deeds)
-            self.deeds += await asyncio.gather(*(self._act(life, first + i) for i, life in enumerate(actors)))
+            acts = [self._act(life, first + i) for i, life in enumerate(actors)]
+            self.deeds += await asyncio.gather(*acts) if len(acts) > 1 else [await acts[0]]
             self.society.progress.advance(len(actors))
             if self.talk is Communication.none:
                 continue
@@ -205,7 +206,7 @@ class Play:
             for other in candidates:
                 members = society.modulators[other].members
                 deed.hearers[other] = members[(pick + other) % len(members)]
-            society.letters.hold(self.round, _numbers(deed.hearers.values()))
+            society.letters.hold(self.round, self._hearers(deed))
         self._listed()
         if candidates:
             deed.prompts.append("share")
@@ -224,7 +225,7 @@ class Play:
                 self._tell(deed, life)
         if self.talk is Communication.random:
             await routed
-        society.letters.release(self.round, _numbers(self._hearers(deed)))
+        society.letters.release(self.round, self._hearers(deed))
 
     def _draw(self, deed: Deed) -> None:
         """Draw the agents that random communication may tell: no more than structured communication could."""
@@ -238,13 +239,13 @@ class Play:
         most = 2 * size + self.config.share_candidates
         lives = [society.lives[i] for i in drawn(derive_seed(deed.seed, "foreigners"), everybody, most)]
         deed.foreigners = [life for life in lives if life.group != self.modulator.group]
-        society.letters.hold(self.round, _numbers(self._hearers(deed)))
+        society.letters.hold(self.round, self._hearers(deed))
 
-    def _hearers(self, deed: Deed) -> list[Life]:
+    def _hearers(self, deed: Deed) -> list[str]:
         """The agents of other groups that may hear of an action."""
         if self.talk is Communication.structured:
-            return list(deed.hearers.values())
-        return [life for life in (*deed.strangers, *deed.foreigners) if life.group != self.modulator.group]
+            return [life.id for life in deed.hearers.values()]
+        return [life.id for life in (*deed.strangers, *deed.foreigners) if life.group != self.modulator.group]
 
     def _tell(self, deed: Deed, life: Life) -> None:
         """News for a member, who can react at once, or for another group's, delivered `exchange_lag` rounds later."""
@@ -275,8 +276,8 @@ class Play:
     async def _close(self, summed: asyncio.Task[str], beside: list[asyncio.Task[None]]) -> None:
         """Hand the rows over when nothing more can come of the scenario."""
         group, summary = self.modulator.group, await summed
-        if beside:
-            await asyncio.wait(beside)
+        for task in beside:
+            await task
         actions = [self._row(deed) for deed in self.deeds]
         scenario = Scenario(
             id=self.id, group=group, index=self.index, round=self.round, summary=summary,
@@ -293,7 +294,3 @@ class Play:
             share_reason=deed.share_reason, unparsed=sorted(deed.unparsed),
             origin=self.society.asker.origin(deed.seed, *sorted(deed.prompts)),
         )  # fmt: skip
-
-
-def _numbers(lives: Iterable[Life]) -> list[int]:
-    return [int(life.id[1:]) for life in lives]

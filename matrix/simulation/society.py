@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from asyncio import TaskGroup
+from array import array
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
 
 import numpy as np
 
@@ -33,11 +31,12 @@ from matrix.simulation.grouping import assign_groups, cohesion, plane, similarit
 from matrix.simulation.modulator import Communication, Memories, Modulator, reach
 from matrix.simulation.rounds import Admission, Fence
 from matrix.simulation.scenario import Play
-
-T = TypeVar("T")
+from matrix.tasks import pooled, together
 
 SCENARIOS_AT_ONCE = 4096
 """Scenarios that may run at the same time: a bound on memory, far above what keeps a server busy."""
+GARBAGE_AFTER = 20_000
+"""New objects after which cycles among them are looked for; hardly any are made, and Python would look every 700."""
 
 
 @dataclass
@@ -65,23 +64,23 @@ class Society:
         """The one aligned LLM behind agents and modulators."""
         return self.asker.model
 
-    async def populate(self, profiles: list[Profile]) -> None:
-        """Bring all agents to life and form the groups."""
+    async def populate(self, profiles: Iterable[Profile]) -> None:
+        """Bring `num_agents` profiles to life and form the groups."""
         await self.bring_to_life(profiles)
         vectors = self.embedder.embed([life.persona for life in self.lives])
         self.settle(vectors, assign_groups(vectors, self.config.grouping, derive_seed(self.seed, "grouping")))
 
-    async def bring_to_life(self, profiles: list[Profile]) -> None:
-        """Make an agent of every profile."""
-        c = self.config
+    async def bring_to_life(self, profiles: Iterable[Profile]) -> None:
+        """Make an agent of each of `num_agents` profiles; none is read before its turn or held afterwards."""
+        c, people = self.config, iter(profiles)
 
         async def birth(number: int) -> Life:
-            profile = profiles[number]
+            profile = next(people)  # births begin in the order of their numbers
             life = await bring_to_life(self.asker, number, profile, self.seed, c.plan_steps, c.max_posts, c.birth)
             self.progress.advance()
             return life
 
-        self.lives = await pooled(len(profiles), birth, self.width)
+        self.lives = await pooled(c.num_agents, birth, self.width)
         unique_names(self.lives)
 
     def settle(self, vectors: Vectors, groups: list[int]) -> None:
@@ -99,12 +98,14 @@ class Society:
         rows: list[list[int]] = [[] for _ in range(max(groups) + 1)]
         for agent, group in enumerate(groups):
             rows[group].append(agent)
-        centres = np.stack([vectors[members].mean(axis=0) for members in rows])
+        centres = np.empty((len(rows), vectors.shape[1]), vectors.dtype)
+        for group, members in enumerate(rows):
+            vectors[members].mean(axis=0, out=centres[group])
         self.memories = Memories(centres)
         # Where nothing can cross from group to group, none waits for another.
         talks = {c.communication, *c.communication_from.values()}
         silent = Communication.random not in talks and not (Communication.structured in talks and c.share_candidates)
-        known = [[] for _ in rows] if silent else reach(centres, c.share_reach)
+        known: list[Sequence[int]] = [() for _ in rows] if silent else reach(centres, c.share_reach)
         self.modulators = [
             Modulator(
                 group,
@@ -118,12 +119,12 @@ class Society:
     async def live(self) -> None:
         """Run scenarios until there are enough of them or nobody has anything left to do."""
         groups = len(self.modulators)
-        knows_me: list[list[int]] = [[] for _ in range(groups)]
+        knows_me = [array("i") for _ in range(groups)]
         for modulator in self.modulators:
             for other in modulator.reach:
                 knows_me[other].append(modulator.group)
         self.news = Fence({group: len(sources) for group, sources in enumerate(knows_me)})
-        self.letters = Fence()
+        self.letters = Fence[str]()
         self.closed = Fence({m.group: len(m.reach) for m in self.modulators})
         self.knows_me = knows_me
         self.admission = Admission(groups, self.config.num_scenarios, self.config.exchange_lag)
@@ -131,12 +132,15 @@ class Society:
         self._rows: dict[tuple[int, int], tuple[list[Action], Scenario] | None] = {}
         self._next = (0, 0)
         gc.freeze()  # agents live as long as the society: looking for garbage among them takes a fifth of the time
+        thresholds = gc.get_threshold()
+        gc.set_threshold(GARBAGE_AFTER, *thresholds[1:])
         try:
             async with together() as self.tasks:
                 end = self.tasks.create_task(self._end())
                 await asyncio.gather(*(self.tasks.create_task(self._group(m)) for m in self.modulators))
                 end.cancel()
         finally:
+            gc.set_threshold(*thresholds)
             gc.unfreeze()
         for place in sorted(self._rows):
             self._write(self._rows[place])
@@ -178,7 +182,7 @@ class Society:
         """Wait for what can still reach an agent until `round_`, and hand it out in the order in which it was sent."""
         known = round_ - self.config.exchange_lag
         while life.mail_until < known:
-            await self.letters.passed(life.mail_until + 1, int(life.id[1:]))
+            await self.letters.passed(life.mail_until + 1, life.id)
             life.mail_until += 1
         if life.mail:
             life.mail.sort()
@@ -227,31 +231,3 @@ class Society:
             ):
                 self.figures[name] = self.figures.get(name, 0) + more
             self.emit(*rows)
-
-
-@asynccontextmanager
-async def together() -> AsyncIterator[TaskGroup]:
-    """A TaskGroup that raises what went wrong first, not a group of errors."""
-    try:
-        async with TaskGroup() as tasks:
-            yield tasks
-    except ExceptionGroup as group:
-        error: Exception = group
-        while isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
-
-
-async def pooled(total: int, work: Callable[[int], Awaitable[T]], width: int) -> list[T]:
-    """`work(0) ... work(total - 1)`, `width` of them at a time and in no other task: a million cost no memory."""
-    results: list[T | None] = [None] * total
-    numbers = iter(range(total))
-
-    async def worker() -> None:
-        for number in numbers:
-            results[number] = await work(number)
-
-    async with together() as tasks:
-        for _ in range(min(width, total)):
-            tasks.create_task(worker())
-    return results  # type: ignore[return-value]  # every number was worked on

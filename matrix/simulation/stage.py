@@ -16,7 +16,7 @@ from matrix.engines.opening import open_model
 from matrix.progress import show
 from matrix.prompting import Asker, expected
 from matrix.provenance import derive_seed
-from matrix.records import Action, RowWriter, Scenario, write_jsonl
+from matrix.records import Action, Profile, RowWriter, Scenario, iter_jsonl, write_jsonl
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.modulator import Communication
 from matrix.simulation.profiles import load_profiles
@@ -78,8 +78,8 @@ class Simulate(Stage):
         c = self.simulator
         seed = derive_seed(self.seed, self.name)
         skipped: Counter[str] = Counter()
-        profiles = load_profiles(c.profiles, c.num_agents, derive_seed(seed, "profiles"), skipped)
-        write_jsonl(work / "profiles.jsonl", profiles)
+        people = work / "profiles.jsonl"
+        write_jsonl(people, load_profiles(c.profiles, c.num_agents, derive_seed(seed, "profiles"), skipped))
         forked = [stored_journal(work.parent, c.fork_from)] if c.fork_from else []
         with (
             show("simulate", c.num_agents + round(c.num_scenarios * c.scenario_size), work) as progress,
@@ -97,7 +97,7 @@ class Simulate(Stage):
                 asker = Asker("matrix.simulation", model, f"{self.name}-{self.key()[:12]}")
                 embedder.start()  # loads while agents are born
                 society = Society(c, asker, embedder, seed, progress, keep, self.llm.concurrency)
-                await society.populate(profiles)
+                await society.populate(iter_jsonl(people, Profile))
                 await society.live()
         write_jsonl(work / "agents.jsonl", (life.row() for life in society.lives))
         write_jsonl(work / "failures.jsonl", asker.sorted_failures())

@@ -133,8 +133,7 @@ def synthetic_profile(seed: int, index: int) -> Profile:
     m = material()
     draw = random.Random(derive_seed(seed, "synthetic", index))
     round_, card = divmod(index, len(m.occupations))
-    deck = random.Random(derive_seed(seed, "synthetic deck", round_)).sample(m.occupations, len(m.occupations))
-    job = deck[card]
+    job = m.occupations[_deck(seed, round_)[card]]
     age = draw.randint(job.youngest, OLDEST)
     region = draw.choice([r for r in m.places if not job.regions or r.region in job.regions])
     circumstance = draw.choice([c for c in m.circumstances if c.ages[0] <= age <= c.ages[1]])
@@ -153,6 +152,13 @@ def synthetic_profile(seed: int, index: int) -> Profile:
         description=" ".join(f"{_capital(fact)}." for fact in facts),
         posts=_posts(job, interests, circumstance, voice, draw),
     )
+
+
+@lru_cache(maxsize=1)
+def _deck(seed: int, round_: int) -> list[int]:
+    """Numbers of all occupations in the order in which they are dealt to 130 neighbours."""
+    cards = range(len(material().occupations))
+    return random.Random(derive_seed(seed, "synthetic deck", round_)).sample(cards, len(cards))
 
 
 def _posts(

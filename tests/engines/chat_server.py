@@ -10,11 +10,12 @@ from matrix.records import Message
 
 
 class ChatServer:
-    """Answers /v1/chat/completions; `plan` may hold what to do instead with the next requests."""
+    """Answers /v1/chat/completions and /v1/completions; `plan` may hold what to do instead with the next requests."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.plan: list[Callable[[], web.Response]] = []
         self.answer: Callable[[dict[str, Any]], dict[str, Any]] = reply
         self.delay = 0.0
@@ -26,6 +27,7 @@ class ChatServer:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
+        self.paths.append(request.path)
         self.active += 1
         self.most_active = max(self.most_active, self.active)
         try:

@@ -12,6 +12,7 @@ async def server() -> AsyncIterator[ChatServer]:
     chat = ChatServer()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat.handle)
+    app.router.add_post("/v1/completions", chat.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

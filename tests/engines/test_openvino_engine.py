@@ -125,6 +125,15 @@ async def test_a_later_turn_is_answered(engine: OpenVinoEngine) -> None:
     assert (await engine.chat(chat, Sampling(seed=1, max_tokens=8))).text
 
 
+async def test_the_users_turn_is_written(engine: OpenVinoEngine) -> None:
+    tokenizer, chat = OpenVinoTokenizer(CONFIG), [Message(role="system", content="You help cooks."), *ask("")]
+    opening = "<|im_start|>system\nYou help cooks.<|im_end|>\n<|im_start|>user\n"
+    assert tokenizer.prompt(chat).data.tolist() == tokenizer.encode(opening).data.tolist()
+    answers = [await engine.chat(chat, Sampling(seed=s, temperature=1.0, max_tokens=60, stop=("\n",))) for s in (1, 2)]
+    assert len({answer.text for answer in answers}) == 2
+    assert answers[0].prompt_tokens == tokenizer.prompt(chat).shape[1]
+
+
 async def test_a_call_larger_than_the_cache_is_refused(engine: OpenVinoEngine) -> None:
     with pytest.raises(EngineError, match="raise cache_gib"):
         await engine.chat(ask("hello"), Sampling(seed=1, max_tokens=28_000))

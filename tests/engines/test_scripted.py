@@ -35,6 +35,12 @@ async def test_fallback_depends_on_chat_and_seed(tmp_path: Path) -> None:
     assert len(set(texts)) == 3
 
 
+async def test_a_rule_may_write_the_users_turn(tmp_path: Path) -> None:
+    model = engine(tmp_path / "s.json", '[{"match": "user: $", "reply": "How do I bake bread?"}]')
+    assert (await model.chat(ask(""), Sampling(seed=1))).text == "How do I bake bread?"
+    assert (await model.chat(ask("Hi"), Sampling(seed=1))).text != "How do I bake bread?"
+
+
 async def test_choices(tmp_path: Path) -> None:
     model = engine(tmp_path / "s.json", '[{"match": "better", "reply": "M"}]')
     answer = await model.chat(ask("which is better?"), Sampling(seed=1, choices=("m", "M")))

@@ -11,7 +11,7 @@ from matrix.filtering.dedup import DedupConfig, Method
 from matrix.filtering.language import LanguageConfig
 from matrix.filtering.length import LengthConfig
 from matrix.filtering.rewarded import MarginConfig, RewardedConfig
-from matrix.filtering.stage import Filter, needs
+from matrix.filtering.stage import Filter, for_conversations, needs
 from matrix.filtering.window import Window
 from matrix.records import (
     Conversation,
@@ -148,17 +148,22 @@ def test_key_depends_on_order_and_names_and_knobs(tmp_path):
 
 def test_rules_that_say_the_same_show_in_the_overlap(tmp_path):
     texts = ["Hm?", "Hm?", "Which plants survive a dry balcony?", "which plants survive a dry balcony?"]
-    chain = {"length": LengthConfig(), "exact": DedupConfig(method=Method.exact), "margin": MarginConfig()}
+    chain = {"length": LengthConfig(), "exact": DedupConfig(method=Method.exact)}
     run(Filter(seed=0, filters=chain, rows=upstream(tmp_path / "up", conversations(texts))), tmp_path / "work")
     funnel = json.loads((tmp_path / "work/funnel.json").read_text())
-    assert [(f["filter"], f["in"], f["kept"]) for f in funnel] == [("length", 4, 2), ("exact", 2, 1), ("margin", 1, 1)]
-    assert "skipped" not in funnel[0]
-    assert funnel[2]["skipped"] == "judges preference pairs"
+    assert [(f["filter"], f["in"], f["kept"]) for f in funnel] == [("length", 4, 2), ("exact", 2, 1)]
     assert json.loads((tmp_path / "work/overlap.json").read_text()) == [
         {"filters": ["length"], "rows": 2},
         {"filters": ["exact"], "rows": 2},
         {"filters": ["length", "exact"], "rows": 1},
     ]
+
+
+def test_filters_of_pairs_have_no_part_in_the_chain_of_conversations(tmp_path):
+    chain = {"length": LengthConfig(), "margin": MarginConfig()}
+    assert list(for_conversations(chain)) == ["length"]
+    with pytest.raises(ValueError, match="margin judge preference pairs"):
+        run(Filter(seed=0, filters=chain, rows=upstream(tmp_path / "up", conversations())), tmp_path / "work")
 
 
 def test_a_run_that_a_filter_refuses_leaves_what_it_dropped(tmp_path):

@@ -11,7 +11,8 @@ from society_fakes import HashedWords, script
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.generation.scenarios import Kind, ScenarioConfig
-from matrix.generation.stage import Generate, Prefer, PreferenceConfig
+from matrix.generation.preference import PolicyPairsConfig
+from matrix.generation.stage import Generate, Prefer
 from matrix.progress import Usage
 from matrix.prompting import Decoding
 from matrix.records import Action, Agent, Conversation, Failure, PreferencePair, Scenario, read_jsonl
@@ -41,7 +42,7 @@ def prefer(lives, folder, answers):
     """The SFT model answers by the rules `answers`, the aligned LLM as in `generate`."""
     (folder / "sft.json").write_text(json.dumps(answers))
     return Prefer(
-        preference=PreferenceConfig(generator=ScenarioConfig(kind=Kind("complex"), num_rows=12)),
+        preference=PolicyPairsConfig(generator=ScenarioConfig(kind=Kind("complex"), num_rows=12)),
         llm=generate(lives, folder).llm, model=llm("replaced"), embedder=EmbedderConfig(model="hashed-words"),
         society=lives, sft=Result(stage="train", key="7" * 64, path=folder / "sft.json"), seed=5,
     )  # fmt: skip

@@ -125,7 +125,7 @@ def test_brief_refuses_what_says_nothing(text):
 
 @given(st.lists(st.sampled_from(["Baker", "baker", "Baker (2)", "Baker (2) (2)", "Nurse"]), max_size=12))
 def test_role_names_become_unique_and_the_first_keeps_its_own(names):
-    lives = [Life(id="", name=n, description="", posts=[], personality="", goal="", plan=[], profile="", origin=Origin(stage="")) for n in names]  # fmt: skip # noqa: E501
+    lives = [Life(id="", name=n, description="", personality="", goal="", plan=[], profile="", origin=Origin(stage="")) for n in names]  # fmt: skip # noqa: E501
     unique_names(lives)
     assert len({life.name.lower() for life in lives}) == len(names)
     assert not lives or lives[0].name == names[0]

@@ -53,8 +53,8 @@ def test_recalls_the_best_that_fit_in_the_order_in_which_they_happened(rows, lim
     assert places == sorted(places)
     assert all(place in live for place in places)
     scores = {
-        i: recency * decay ** (9 - memory.rounds[i]) + importance * config.kinds[memory.kinds[i]] + relevance * cosine
-        for i, cosine in zip(live, cosines, strict=True)
+        i: recency * decay ** (9 - round_) + importance * config.kinds[kind] + relevance * cosine
+        for (i, cosine), (kind, round_) in zip(zip(live, cosines, strict=True), memory.made[old:], strict=True)
     }
     for missing in set(live) - set(places):  # those at least as good took its place, or its tokens
         better = [i for i in live if i != missing and scores[i] >= scores[missing] - 1e-4]
@@ -102,7 +102,7 @@ def test_a_digest_takes_the_place_of_the_older_half():
     assert memory.live() == ["deed 2", "deed 3", "deed 4", "sum"]
     assert memory.recall(MemoryConfig(entries=9), 5, len) == memory.live()
     assert memory.entries[:2] == ["deed 0", "deed 1"]
-    assert memory.kinds[-1] is Kind.digest
+    assert memory.made[-1] == (Kind.digest, 5)
     assert memory.to_digest(3) == ["deed 2", "deed 3"]
 
 
@@ -133,7 +133,7 @@ def test_nonsense_is_refused(wrong, named):
 def test_memories_of_two_agents_are_apart():
     one, other = Memory(), Memory()
     one.add("mine", Kind.deed, 0)
-    assert other.entries == other.kinds == other.rounds == []
+    assert other.entries == other.made == []
 
 
 class TestInASociety:
@@ -154,7 +154,7 @@ class TestInASociety:
                     gone = entry.replace("Memory", "They remember", 1) + "\n"
                     assert not any(gone in later for _, later in own[position:])
                     seen += any(gone in before for _, before in own[:position])
-            digests = [m for m, kind in zip(life.memory.entries, life.memory.kinds, strict=True) if kind is Kind.digest]
+            digests = life.memory.of_kind(Kind.digest)
             assert digests
             assert any(f"They remember: {digests[0]}\n" in prompt for _, prompt in own)
             assert len(life.memory.live()) <= 5 + 2 * len(life.plan)
@@ -165,8 +165,8 @@ class TestInASociety:
         assert {failure.purpose for failure in made.asker.failures} == {"digest"}
         assert any(life.memory.digested for life in made.lives)
         for life in made.lives:
-            kinds, entries = life.memory.kinds, life.memory.entries
-            digests = [i for i, kind in enumerate(kinds) if kind is Kind.digest]
+            entries = life.memory.entries
+            digests = [i for i, (kind, _) in enumerate(life.memory.made) if kind is Kind.digest]
             assert all(entries[i] in entries[:i] for i in digests)
             assert bool(digests) == bool(life.memory.digested)
 

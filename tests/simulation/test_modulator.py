@@ -16,7 +16,7 @@ from matrix.simulation.modulator import CIRCLE, Memories, Modulator, drawn, pars
 
 def life(name):
     return Life(
-        id=name, name=name, description=f"{name} at work.", posts=[], personality="", goal="", plan=["x"], profile="",
+        id=name, name=name, description=f"{name} at work.", personality="", goal="", plan=["x"], profile="",
         origin=Origin(stage="s"),
     )  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_a_group_knows_of_those_with_the_most_similar_people(centres, limit):
     cosines = centres @ centres.T / np.outer(*[np.linalg.norm(centres, axis=1)] * 2)
     for group, others in enumerate(known):
         assert group not in others
-        assert others == sorted(set(others))
+        assert list(others) == sorted(set(others))
         assert len(others) == most
         left_out = set(range(len(centres))) - {group, *others}
         assert all(cosines[group, o] >= cosines[group, x] - 1e-5 for o in others for x in left_out)

@@ -42,8 +42,8 @@ from matrix.engines.journal import Journal
 from society_fakes import HashedWords, scripted_simulation
 
 class Fatal(Journal):
-    def add(self, entry):
-        super().add(entry)
+    def add(self, *finished):
+        super().add(*finished)
         if len(self) == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 

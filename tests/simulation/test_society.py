@@ -31,6 +31,14 @@ def populated(count, seed=1, people=PEOPLE):
     return made
 
 
+def test_no_more_people_are_read_than_are_needed():
+    made = society(simulator(num_agents=4, grouping=GroupingConfig(kind=Grouping("single"))), FakeModel())
+    people = iter(PEOPLE)
+    asyncio.run(made.populate(people))
+    assert [life.profile for life in made.lives] == [person.id for person in PEOPLE[:4]]
+    assert next(people) == PEOPLE[4]
+
+
 @pytest.fixture(scope="module")
 def structured():
     return lived(simulator(num_scenarios=10), FakeModel())
