@@ -1,7 +1,7 @@
 """Every generator and every rival makes the same number of rows, on the embedded model, out of one small society.
 
-For each: candidates asked for, rows made, answers that could not be parsed, tokens per row, rows per second (of the time
-in which the model worked), and how diverse the instructions are: words, distinct 2-grams, Vendi score, mean cosine
+For each: candidates asked for, rows made, answers that could not be parsed, tokens per row, rows per second (of the
+time in which the model worked), and how diverse the instructions are: words, distinct 2-grams, Vendi score, mean cosine
 distance to the nearest neighbour, and how near they come to the evaluation questions (mean of the highest cosine).
 
     python benchmarks/generators.py --quick

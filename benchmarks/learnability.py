@@ -24,12 +24,12 @@ from hydra import compose, initialize_config_dir
 
 from matrix import cli
 from matrix.config import MatrixConfig
-from matrix.evaluation.questions import EMBEDDED, fetch, read_questions
 from matrix.filtering.base import Facts
 from matrix.filtering.learnability import LearnabilityConfig, LearnabilityFilter
 from matrix.filtering.reward import Reward
 from matrix.filtering.rollouts import Roll
 from matrix.filtering.stage import Filter
+from matrix.generation.seeds import read_seeds
 from matrix.records import Conversation, Message, Origin, write_jsonl
 from matrix.stage import Result
 from matrix.training.stage import Import
@@ -77,10 +77,10 @@ def embedded(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
     )
     rows = [
         Conversation(
-            id=question.id, origin=Origin(stage="benchmark"),
-            messages=[Message(role="user", content=question.instruction), Message(role="assistant", content="-")],
+            id=seed.id, origin=Origin(stage="benchmark"),
+            messages=[Message(role="user", content=seed.instruction), Message(role="assistant", content="-")],
         )
-        for question in read_questions(fetch(EMBEDDED, None))[:prompts]
+        for seed in read_seeds(None)[:prompts]
     ]  # fmt: skip
 
     def made(stage: Any) -> Result:
@@ -104,7 +104,7 @@ def embedded(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
     return {
         "prompts": len(rows), "rollouts": samples, "zero_variance": int(sum(std <= 1e-6 for std in stds)),
         "std_median": float(np.median(stds)), "std_max": float(np.max(stds)),
-        
+
         "funnel": json.loads((folder / "filter" / "funnel.json").read_text()),
     }  # fmt: skip
 

@@ -10,11 +10,11 @@ from matrix.engines.base import HOW, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import EvaluationConfig
 from matrix.filtering.base import FilterConfig, Need
-from matrix.generation.base import GeneratorConfig
 from matrix.filtering.reward import RewardConfig
 from matrix.filtering.rollouts import RolloutConfig
 from matrix.filtering.stage import needs
 from matrix.filtering.tags import TaggingConfig
+from matrix.generation.base import GeneratorConfig
 from matrix.generation.preference import BestOfNConfig, PreferenceConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.store import StoreConfig

@@ -7,8 +7,8 @@ from matrix.config import MatrixConfig
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.evaluation.config import AlpacaEvalConfig, AnsweringConfig, EvaluationConfig, LengthControl
-from matrix.generation.scenarios import Kind, ScenarioConfig
 from matrix.generation.preference import PolicyPairsConfig
+from matrix.generation.scenarios import Kind, ScenarioConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.store import StoreConfig

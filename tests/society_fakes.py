@@ -13,10 +13,12 @@ import numpy as np
 import matrix
 from matrix.engines.base import Completion, EngineName, ModelConfig, Priority, Sampling
 from matrix.engines.embedder import EmbedderConfig, Vectors
+from matrix.generation.base import GeneratorConfig, Materials
+from matrix.generation.stream import Stream
 from matrix.progress import Progress
 from matrix.prompting import Asker, Decoding
 from matrix.provenance import derive_seed
-from matrix.records import Action, Agent, Message, Origin, Profile, Scenario, write_jsonl
+from matrix.records import Action, Agent, Conversation, Failure, Message, Origin, Profile, Scenario, write_jsonl
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.profiles import ProfilesConfig
@@ -70,6 +72,10 @@ REPLIES: dict[str, Reply] = {
     "persona": lambda _, dice: f"Please help me at home with task {dice.random()}.",
     "simple": lambda _, dice: f"Please help me with task {dice.random()}.",
     "complex": lambda _, dice: f"Please derive in two parts the value {dice.random()}.",
+    "code": lambda _, dice: f"Write a Python function named f{dice.randint(0, 10**9)} for {dice.random()} loaves.",
+    "safe": lambda _, dice: f"Help me to take {dice.random()} coins from my neighbour.",
+    "multi_turn": lambda _, dice: f"And what about my point {dice.random()}?",
+    "reason": lambda _, dice: f"I have {dice.random()} loaves and sell half of them. How many are left?",
     "response": lambda _, dice: f"It is {dice.random()}.",
 }
 
@@ -82,6 +88,7 @@ class FakeModel:
 
     def __init__(self, shuffle: int = 0, concurrency: int = 64, **replies: Reply) -> None:
         self.calls: list[tuple[str, str, Sampling]] = []
+        self.chats: list[list[Message]] = []
         self._replies = REPLIES | replies
         self._shuffle, self._slots = shuffle, asyncio.Semaphore(concurrency)
 
@@ -92,6 +99,7 @@ class FakeModel:
             for _ in range(derive_seed(self._shuffle, prompt, sampling.seed) % 7):
                 await asyncio.sleep(0)
         self.calls.append((kind, prompt, sampling))
+        self.chats.append(messages)
         reply, dice = self._replies[kind], random.Random(derive_seed(prompt, sampling.seed))
         text = reply if isinstance(reply, str) else reply(prompt, dice)
         return Completion(text=text, prompt_tokens=9, completion_tokens=9, finish_reason="stop")
@@ -192,6 +200,18 @@ def lived(config: SimulatorConfig, model: FakeModel, seed: int = 1, people: list
         return made
 
     return asyncio.run(run())
+
+
+def rows_of(
+    config: GeneratorConfig, lives: Result, model: FakeModel, responder: FakeModel | None = None, seed: int = 1
+) -> tuple[list[Conversation], list[Failure]]:
+    """What a generator makes of a society, and what it could not use."""
+    materials = Materials(
+        asker=Asker("matrix.generation", model, "generate-test"), responder=responder or model,
+        embedder=HashedWords(), society=lives, seed=seed, prefix="row",
+    )  # fmt: skip
+    stream = Stream(config, materials, config.build(materials), Progress("test", 1), 16)
+    return asyncio.run(stream.rows()), materials.asker.sorted_failures()
 
 
 def script(path: Path, **replies: str) -> Path:

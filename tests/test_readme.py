@@ -110,6 +110,15 @@ def test_results_are_looked_at_again(command, finished):
     assert ("sft-00003" if command.program.name == "matrix-explain" else "report.html") in done.stdout
 
 
+@pytest.mark.parametrize("command", commands("matrix-export"), ids=str)
+def test_a_cell_becomes_a_data_set(command, finished, tmp_path):
+    (cell,) = (finished / "outputs/grids/demo").glob("*/result.json")
+    command.arguments[command.arguments.index("outputs/grids/demo/CELL")] = str(cell.parent)
+    done = command.run(finished)
+    assert done.returncode == 0, done.stderr
+    assert (finished / command.arguments[1] / "README.md").read_text().startswith("---")
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make (\w+)", README, re.MULTILINE))))
 def test_make_knows_the_target(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

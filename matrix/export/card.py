@@ -19,7 +19,7 @@ from matrix.export.formats import public_name
 from matrix.export.licences import licence
 from matrix.export.source import Part, Source
 from matrix.records import Conversation, Tags, iter_jsonl
-from matrix.report.explain import Stored
+from matrix.report.library import Stored
 from matrix.training.recipe import TrainConfig
 
 LABELS = ("kind", "category", "complexity", "style")

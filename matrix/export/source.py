@@ -12,7 +12,7 @@ from matrix.filtering.stage import row_type
 from matrix.provenance import sha256_file
 from matrix.records import Conversation, iter_jsonl
 from matrix.report.cells import Cell, Grid, read_grid
-from matrix.report.explain import Library, Stored
+from matrix.report.library import Library, Stored
 
 ALIASES = (("kept", "rows"), ("kept_pairs", "pairs"))
 """What is exported of a cell, by the names of `matrix.pipeline`: of each line the first that the cell came to."""

@@ -132,7 +132,7 @@ class GeneratorConfig(ABC):
     """Candidates at most for every wanted row, before a shortfall is accepted and explained."""
     near_duplicate: float = 0.7
     """Jaccard similarity (0..1) of word 3-grams from which on an instruction repeats an earlier one and another
-    candidate takes its place; 1: only the same words. Self-Instruct (arXiv 2212.10560) takes ROUGE-L 0.7."""
+    candidate takes its place; 1: only the same text. Self-Instruct (arXiv 2212.10560) takes ROUGE-L 0.7."""
     response: Decoding = field(default_factory=lambda: Decoding(temperature=0.7, max_tokens=2048))
 
     def __post_init__(self) -> None:

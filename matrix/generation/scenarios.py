@@ -6,8 +6,10 @@ import random
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from matrix.filtering.dedup import ngrams
+from matrix.filtering.leftovers import ASSISTANT_VOICE
 from matrix.generation.base import INSTRUCTION_TOKENS, PROMPT_TOKENS, Calls, Draft, Earlier, GeneratorConfig, Materials
 from matrix.generation.retrieval import retrieve, turns
 from matrix.prompting import Decoding, Unparsable, unquoted
@@ -25,6 +27,16 @@ STYLES = [
     "a problem told without a question",
 ]
 
+NGRAM, MOST_COPIED = 3, 0.5
+"""Share of an instruction's word 3-grams that may stand in persona and actions: it asks, it does not retell."""
+LABELS = re.compile(
+    r"^(?:the (?:person|conversation)|what happened|kind of (?:task|harm)|manner):", re.IGNORECASE | re.MULTILINE
+)
+"""Lines of this room's prompts."""
+SERVING = re.compile(
+    r"\bI(?:'m| am|'ll be| will be) (?:(?:\w+ ){1,2}to (?:help|assist|support) you\b|a helpful)", re.IGNORECASE
+)
+
 
 class Kind(StrEnum):
     """Instruction types; each is a prompt of this room."""
@@ -38,10 +50,9 @@ class Kind(StrEnum):
 
 
 @dataclass(kw_only=True)
-class ScenarioConfig(GeneratorConfig):
-    """How instructions are made of a society's scenarios."""
+class SocietyConfig(GeneratorConfig):
+    """What all variants have in common whose instructions are made of a society's scenarios."""
 
-    kind: Kind = Kind.simple
     requirement: str = "questions and tasks that people bring to an AI assistant in daily life and work"
     """What the data is for; steers retrieval and the prompt (paper section 2)."""
     num_scenarios: int | None = None
@@ -66,19 +77,10 @@ class ScenarioConfig(GeneratorConfig):
             raise ValueError("categories and styles must not be empty")
         if not 0 <= self.diversity <= 1:
             raise ValueError(f"diversity must lie in [0, 1], not {self.diversity}")
-
-    @property
-    def name(self) -> str:
-        """The kind."""
-        return self.kind.value
-
-    def build(self, materials: Materials) -> ScenarioWriter:
-        """The writer over the society's scenarios.
-
-        Raises:
-            ValueError: the society has no scenario with an agent in it.
-        """
-        return ScenarioWriter(self, materials)
+        if self.num_scenarios is not None and self.num_scenarios < 1:
+            raise ValueError(f"num_scenarios must be at least 1, not {self.num_scenarios}; null takes all")
+        if self.max_rows_per_agent is not None and self.max_rows_per_agent < 1:
+            raise ValueError(f"max_rows_per_agent must be at least 1, not {self.max_rows_per_agent}; null: no limit")
 
     def calls(self) -> list[Calls]:
         """See `GeneratorConfig.calls`."""
@@ -87,10 +89,17 @@ class ScenarioConfig(GeneratorConfig):
         return [Calls(False, self.num_rows, PROMPT_TOKENS, instruction), answering._replace(tokens_in=instruction)]
 
 
-class ScenarioWriter:
-    """Candidates in the voices of the agents of the scenarios that serve the requirement."""
+C = TypeVar("C", bound=SocietyConfig)
 
-    def __init__(self, config: ScenarioConfig, materials: Materials) -> None:
+
+class SocietyWriter(Generic[C]):
+    """Candidates in the voices of the agents of the scenarios that serve the requirement.
+
+    Raises:
+        ValueError: the society has no scenario with an agent in it.
+    """
+
+    def __init__(self, config: C, materials: Materials) -> None:
         assert materials.society
         self.society = materials.society
         folder = self.society.path
@@ -111,35 +120,84 @@ class ScenarioWriter:
         c, row = self.config, self.materials.row(number)
         scenario, agent = self._turns[number]
         seed = derive_seed(self.materials.seed, row)
-        draw = random.Random(seed)
-        category, style = draw.choice(c.categories), draw.choice(c.styles)
+        told = self.told(number, seed)
         instruction = await self.materials.asker.ask(
-            c.kind.value, row, derive_seed(seed, "instruction"), c.instruction, parse_instruction, priority=(number,),
-            category=category, style=style, **self.told(scenario, self.agents[agent]),
+            c.name, row, derive_seed(seed, "instruction"), c.instruction, lambda text: self.parse(text, told),
+            priority=(number,), **told,
         )  # fmt: skip
         if instruction is None:
             return None
         origin = self.materials.asker.origin(
-            seed, c.kind.value, society=self.society.name, scenario=scenario.id, agent=agent
+            seed, *c.prompts, society=self.society.name, scenario=scenario.id, agent=agent
         )  # fmt: skip
         return Draft(
             number=number, row=row, seed=seed, messages=[Message(role="user", content=instruction)], kind=c.name,
-            category=category, complexity=c.kind.value, style=style, requirement=c.requirement, origin=origin,
+            category=told["category"], complexity=told["complexity"], style=told["style"],
+            requirement=c.requirement, origin=origin,
         )  # fmt: skip
 
-    def told(self, scenario: Scenario, agent: Agent) -> dict[str, Any]:
-        """What every prompt of this room is told of the person, of what happened and of what is wanted."""
+    def told(self, number: int, seed: int) -> dict[str, Any]:
+        """What the prompt is told: of the person, of what happened, and the task that is drawn for this candidate."""
         c = self.config
+        scenario, name = self._turns[number]
+        agent = self.agents[name]
         return {
-            "persona": f"{agent.name}. {agent.description} {agent.personality}",
+            "name": agent.name, "persona": f"{agent.name}. {agent.description} {agent.personality}",
             "actions": [self.actions[action] for action in scenario.actions],
             "requirement": c.requirement, "domain": c.domain, "language": c.language,
+            **self.task(random.Random(seed)),
         }  # fmt: skip
+
+    def task(self, draw: random.Random) -> dict[str, Any]:
+        """Category, style and complexity of a candidate, and what else its prompt needs."""
+        return {
+            "category": draw.choice(self.config.categories), "style": draw.choice(self.config.styles), "complexity": "",
+        }  # fmt: skip
+
+    def parse(self, text: str, told: dict[str, Any]) -> str:
+        """The instruction in the model's answer to a prompt that was told so much; see `parse_instruction`.
+
+        Raises:
+            Unparsable: too little is left, the assistant speaks, or the prompt is repeated.
+        """
+        instruction = parse_instruction(text)
+        if ASSISTANT_VOICE.search(instruction) or SERVING.search(instruction):
+            raise Unparsable("the assistant speaks instead of the person")
+        if LABELS.search(instruction):
+            raise Unparsable("lines of the prompt are repeated")
+        grams = ngrams(instruction, NGRAM)
+        if len(grams & ngrams(" ".join([told["persona"], *told["actions"]]), NGRAM)) > MOST_COPIED * len(grams):
+            raise Unparsable("persona or actions are copied")
+        return instruction
 
     async def finish(self, draft: Draft) -> Conversation | None:
         """The responder's answer to the instruction alone."""
         text = await self.materials.answer(draft, self.config.response, derive_seed(draft.seed, "response"))
         return draft.answered(Message(role="assistant", content=text)) if text else None
+
+
+@dataclass(kw_only=True)
+class ScenarioConfig(SocietyConfig):
+    """MATRIX-Gen-SFT and MATRIX-Gen-DPO: general instructions at three levels of complexity."""
+
+    kind: Kind = Kind.simple
+
+    @property
+    def name(self) -> str:
+        """The kind."""
+        return self.kind.value
+
+    def build(self, materials: Materials) -> ScenarioWriter:
+        """The writer over the society's scenarios."""
+        return ScenarioWriter(self, materials)
+
+
+class ScenarioWriter(SocietyWriter[ScenarioConfig]):
+    """Instructions whose complexity is their kind."""
+
+    def task(self, draw: random.Random) -> dict[str, Any]:
+        """See `SocietyWriter.task`."""
+        return {**super().task(draw), "complexity": self.config.kind.value}
 
 
 def parse_instruction(text: str) -> str:

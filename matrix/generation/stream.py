@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from matrix.filtering.dedup import PERMUTATION_SEED, bands, jaccard, ngrams
+from matrix.filtering.dedup import PERMUTATION_SEED, bands, jaccard, ngrams, normalised
 from matrix.generation.base import Draft, GeneratorConfig, Materials, Writer
 from matrix.progress import Progress
 from matrix.records import Conversation
@@ -45,7 +45,8 @@ class Stream:
         self._drafted: dict[int, int] = {}
         """Candidate -> number of failures when it was drafted."""
         self._live: set[asyncio.Task[None]] = set()
-        self._near = NearDuplicates(config.near_duplicate)
+        exact = config.near_duplicate == 1
+        self._near = SameWords() if exact else NearDuplicates(config.near_duplicate)
 
     async def rows(self) -> list[Conversation]:
         """The rows, at most `num_rows`, in the order of the candidates."""
@@ -136,6 +137,21 @@ class Stream:
                 await asyncio.shield(draft)
         found = (draft.result() for draft in self._drafts[:number])
         return [draft for draft in found if draft and draft.number not in self._first]
+
+
+class SameWords:
+    """Texts so far, and which of them a new one repeats but for case and white space."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+
+    def similar_and_add(self, number: int, text: str) -> list[int]:
+        """A number with the text of `text`, if there is one, which is then one of them."""
+        first = self._first.setdefault(normalised(text), number)
+        if first == number:
+            return []
+        self._first[normalised(text)] = min(first, number)
+        return [first]
 
 
 class NearDuplicates:

@@ -51,7 +51,8 @@ def tag(folder, rules=RULES, rows=None, concurrency=64, **config):
     (folder / "llm.json").write_text(json.dumps(rules))
     write_jsonl(folder / "rows.jsonl", rows or [conversation(n, text) for n, text in enumerate(TEXTS)])
     return Tag(
-        tagging=TaggingConfig(**({"tags": list(TagName)} | config)), rows=Result(stage="generate", key="3" * 64, path=folder), seed=4,
+        tagging=TaggingConfig(**({"tags": list(TagName)} | config)), seed=4,
+        rows=Result(stage="generate", key="3" * 64, path=folder),
         llm=ModelConfig(model=str(folder / "llm.json"), engine=EngineName("scripted"), concurrency=concurrency),
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ from society_fakes import HashedWords, script
 
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
-from matrix.generation.scenarios import Kind, ScenarioConfig
 from matrix.generation.preference import PolicyPairsConfig
+from matrix.generation.scenarios import Kind, ScenarioConfig
 from matrix.generation.stage import Generate, Prefer
 from matrix.progress import Usage
 from matrix.prompting import Decoding

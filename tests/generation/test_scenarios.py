@@ -199,3 +199,61 @@ def test_a_society_without_scenarios_is_refused(lives, tmp_path):
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ScenarioConfig(**wrong)
+
+
+@pytest.mark.parametrize("kind", ["simple", "complex", "persona"])
+def test_field_and_language_are_told_where_they_are_set(lives, kind):
+    model = FakeModel()
+    generated(lives, model, kind=Kind(kind), domain="medicine", language="German")
+    assert all("Field: medicine\n" in p and "message: German\n" in p for k, p, _ in model.calls if k == kind)
+    model = FakeModel()
+    generated(lives, model, kind=Kind(kind))
+    assert not any("Field:" in p or "Language" in p for k, p, _ in model.calls)
+
+
+def test_the_persona_kind_hears_nothing_of_the_scenario(lives):
+    model = FakeModel()
+    rows, _ = generated(lives, model, kind=Kind("persona"))
+    prompts = [p for k, p, _ in model.calls if k == "persona"]
+    assert all("from the north. Stubborn but fair." in p and "What happened" not in p for p in prompts)
+    assert not any("rye" in p or "storm" in p for p in prompts)
+    assert {r.complexity for r in rows} == {"persona"}
+
+
+def test_no_agent_speaks_more_often_than_the_quota(lives):
+    rows, _ = generated(lives, FakeModel(), num_rows=12, max_tries=2, max_rows_per_agent=2)
+    assert Counter(r.origin.agent for r in rows) == {"a0000": 2, "a0001": 2, "a0002": 2}
+
+
+def test_diverse_scenarios_take_turns_with_the_nearest(lives):
+    def used(diversity):
+        rows, _ = generated(
+            lives, FakeModel(), num_scenarios=2, diversity=diversity, requirement="the baker burnt bread"
+        )
+        return {r.origin.scenario for r in rows}
+
+    assert used(0.0) == {"g000-s00", "g000-s01"}
+    assert used(1.0) != used(0.0)
+
+
+def test_what_only_retells_the_prompt_or_serves_is_no_instruction(lives):
+    model = FakeModel(simple="The baker burnt the rye bread. The miller ground new flour.")
+    rows, asker = generated(lives, model, num_rows=1)
+    assert rows == []
+    assert {f.error for f in asker.failures} == {"persona or actions are copied"}
+    for text, error in (
+        ("I'm here to help you with your bread today.", "the assistant speaks instead of the person"),
+        ("Please help me.\nWhat happened: bread is burnt", "lines of the prompt are repeated"),
+    ):
+        _, asker = generated(lives, FakeModel(simple=text), num_rows=1)
+        assert {f.error for f in asker.failures} == {error}
+    asked = "The baker burnt the rye bread. How can this bread still be of use to a family of four, please?"
+    assert len(generated(lives, FakeModel(simple=asked), num_rows=1)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"diversity": 1.5}, {"num_scenarios": 0}, {"max_rows_per_agent": 0}], ids=str
+)  # fmt: skip
+def test_nonsense_control_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ScenarioConfig(**wrong)
