@@ -90,6 +90,7 @@ class Asker:
         parse: Callable[[str], T],
         schema: dict[str, Any] | None = None,
         priority: Priority = (),
+        whole: bool = False,
         **values: Any,
     ) -> T | None:
         """The parsed answer to `prompts/<prompt>.jinja`, or None after two answers that could not be parsed.
@@ -102,6 +103,7 @@ class Asker:
             parse: raises `Unparsable`.
             schema: JSON schema of the answer; engines with structured output follow it, `parse` tolerates the others.
             priority: urgency among the calls that wait for the model.
+            whole: cut an answer that ran into the length limit after its last whole sentence or line.
             values: what the template needs; a missing one is an error.
 
         Raises:
@@ -111,8 +113,9 @@ class Asker:
         for again in (False, True):
             sampling = decoding.sampling(derive_seed(seed, "retry") if again else seed, schema)
             completion = await self.model.chat(messages, sampling, priority)
+            cut = whole and completion.finish_reason == "length"
             try:
-                return parse(completion.text)
+                return parse(whole_sentences(completion.text) if cut else completion.text)
             except Unparsable as error:
                 self.failures.append(Failure(id=row, purpose=prompt, text=completion.text, error=str(error)))
         return None
@@ -197,6 +200,13 @@ def json_fields(text: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     raise Unparsable("expected a JSON object")
+
+
+def whole_sentences(text: str) -> str:
+    """A text that was cut off, up to its last whole sentence or line; all of it if there is none."""
+    # The dot of a list number ends no sentence.
+    ends = [m.end() for m in re.finditer(r"^[ \t]*\d+\.|([.!?](?=\s|$)|\n)", text, re.MULTILINE) if m[1]]
+    return text[: ends[-1]].rstrip() if ends else text
 
 
 def unquoted(text: str) -> str:

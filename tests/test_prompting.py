@@ -37,11 +37,12 @@ class Replies:
     def __init__(self, *texts):
         self.texts = list(texts)
         self.calls = []
+        self.finish_reason = "stop"
 
     async def chat(self, messages, sampling, priority=()):
         self.urgency = priority
         self.calls.append((messages, sampling))
-        return Completion(text=self.texts.pop(0), prompt_tokens=1, completion_tokens=1, finish_reason="stop")
+        return Completion(text=self.texts.pop(0), prompt_tokens=1, completion_tokens=1, finish_reason=self.finish_reason)
 
 
 def whole_number(text):
@@ -55,6 +56,15 @@ def asker(*texts):
 
 
 class TestAsk:
+    @pytest.mark.parametrize(
+        ("reason", "whole", "wanted"),
+        [("length", True, "Bake bread."), ("length", False, "Bake bread. And th"), ("stop", True, "Bake bread. And th")],
+    )
+    async def test_an_answer_at_the_length_limit_is_cut_where_that_is_asked_for(self, reason, whole, wanted):
+        a = asker("Bake bread. And th")
+        a.model.finish_reason = reason
+        assert await a.ask("goal", "a0001", 5, DECODING, str, whole=whole, persona=PERSON["persona"]) == wanted
+
     async def test_renders_the_prompt_and_parses_the_answer(self):
         a = asker("7")
         assert await a.ask("goal", "a0001", 5, DECODING, whole_number, persona=PERSON["persona"]) == 7

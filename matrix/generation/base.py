@@ -6,7 +6,6 @@ writer for candidates until enough rows are made; `stage.py` opens what a writer
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from matrix.engines.base import LanguageModel, Priority
 from matrix.engines.embedder import Embedder
-from matrix.prompting import Asker, Decoding
+from matrix.prompting import Asker, Decoding, whole_sentences
 from matrix.records import Conversation, Failure, Message, Origin
 from matrix.stage import Result
 
@@ -177,10 +176,3 @@ async def answer(
     completion = await model.chat(prompt, decoding.sampling(seed), priority)
     text = completion.text.strip()
     return whole_sentences(text) if completion.finish_reason == "length" else text
-
-
-def whole_sentences(text: str) -> str:
-    """A text that was cut off, up to its last whole sentence or line; all of it if there is none."""
-    # The dot of a list number ends no sentence.
-    ends = [m.end() for m in re.finditer(r"^[ \t]*\d+\.|([.!?](?=\s|$)|\n)", text, re.MULTILINE) if m[1]]
-    return text[: ends[-1]].rstrip() if ends else text

@@ -108,7 +108,7 @@ class DialogueWriter(SocietyWriter[DialogueConfig]):
         }
         return await self.materials.asker.ask(
             c.name, draft.row, derive_seed(draft.seed, "user", turn), c.instruction,
-            lambda text: self.parse(text, told), priority=draft.priority, **told,
+            lambda text: self.parse(text, told), priority=draft.priority, whole=True, **told,
         )  # fmt: skip
 
     def parse(self, text: str, told: dict[str, Any]) -> str:

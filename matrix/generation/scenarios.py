@@ -123,7 +123,7 @@ class SocietyWriter(Generic[C]):
         told = self.told(number, seed)
         instruction = await self.materials.asker.ask(
             c.name, row, derive_seed(seed, "instruction"), c.instruction, lambda text: self.parse(text, told),
-            priority=(number,), **told,
+            priority=(number,), whole=True, **told,
         )  # fmt: skip
         if instruction is None:
             return None
