@@ -160,6 +160,16 @@ class Grid:
         """The cells that used a stage result."""
         return [cell for cell in self.cells if any(run.name == name for run in cell.stages)]
 
+    def named(self, run: StageRun) -> str:
+        """The cells that a stage result belongs to."""
+        labels = list(dict.fromkeys(self.label(cell) for cell in self.users(run.name)))
+        return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
+
+    def beside(self, run: StageRun, *aliases: str) -> StageRun | None:
+        """What a cell that used `run` knows by the first of `aliases` that any of them knows."""
+        known = [(stage.alias, stage) for cell in self.users(run.name) for stage in cell.stages]
+        return next((stage for alias in aliases for name, stage in known if name == alias), None)
+
     def folder(self, run: StageRun) -> Path | None:
         """Where a stage result lies: where it was written, or in `../../store` if the outputs were moved; else None."""
         moved = self.path.resolve().parents[1] / "store" / run.stage / Path(run.path).name

@@ -19,7 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from matrix.progress import Usage
-from matrix.report import plots, samples, society
+from matrix.report import data, filters, plots, samples, society
 from matrix.report.cells import Cell, Grid, StageRun
 from matrix.report.leaderboard import COLUMNS, REFERENCE, Column, Leaderboard, leaderboard
 from matrix.report.societies import Society, societies
@@ -69,7 +69,6 @@ def context(grid: Grid) -> dict[str, Any]:
     shown = societies(grid, most=3, stories=5 if len(grid.results("society")) == 1 else 3)
     num_evaluations = max(len(grid.results("scores")), 1)
     comparisons = samples.comparisons(grid, most=4, questions=6 if num_evaluations == 1 else 3)
-    funnels = samples.funnels(grid, most=8, examples=6)
     environments = {json.dumps(c.environment, sort_keys=True): c.environment for c in grid.cells if c.environment}
     return {
         "grid": grid,
@@ -78,9 +77,11 @@ def context(grid: Grid) -> dict[str, Any]:
         "statuses": _statuses(grid.cells),
         "score_plots": _score_plots(board),
         "societies": [(s, _numbers(s), _drawing(s), Markup(_similarity_plot(s)), cohesion(s)) for s in shown],
-        "funnels": [(f, _label_of(grid, f.run), Markup(_funnel_plot(grid, f))) for f in funnels],
+        "analyses": data.analyses(grid, most=4),
+        "num_analyses": len(grid.results(*data.WHAT)),
+        "chains": filters.chains(grid, most=8, examples=20),
         "pairs": samples.preference_pairs(grid, 4),
-        "comparisons": [(c, _label_of(grid, c.run), _title_of(c.benchmark)) for c in comparisons],
+        "comparisons": [(c, grid.named(c.run), _title_of(c.benchmark)) for c in comparisons],
         "losses": [Markup(svg) for svg in _loss_plots(grid)],
         "costs": _costs(grid),
         "costs_of_each": [_cost(grid, run.alias, [run]) for run in grid.results().values()],
@@ -197,12 +198,6 @@ def _similarity_plot(shown: Society) -> str:
     return plots.similarity(f"similarity-{shown.run.key[:12]}", shown.similarity["groups"], shown.similarity["matrix"])
 
 
-def _funnel_plot(grid: Grid, funnel: samples.Funnel) -> str:
-    users = [run.alias for cell in grid.users(funnel.run.name) for run in cell.stages if run.name == funnel.run.name]
-    what = "Preference pairs" if "kept_pairs" in users else "Instruction-response rows"
-    return plots.funnel(f"funnel-{funnel.run.key[:12]}", what, funnel.steps)
-
-
 def _loss_plots(grid: Grid) -> list[str]:
     drawn = []
     for alias, title, reference in (("sft", "SFT loss", None), ("tuned", "DPO loss", math.log(2))):
@@ -211,7 +206,7 @@ def _loss_plots(grid: Grid) -> list[str]:
             if file := grid.file(run, "metrics.csv"):
                 train, validation = read_losses(file)
                 if train or validation:
-                    curves[_label_of(grid, run)] = (train, validation)
+                    curves[grid.named(run)] = (train, validation)
         if curves:
             drawn.append(plots.losses(f"loss-{alias}", title, curves, reference))
     return drawn
@@ -239,12 +234,6 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _label_of(grid: Grid, run: StageRun) -> str:
-    """The cells that a stage result belongs to."""
-    labels = list(dict.fromkeys(grid.label(cell) for cell in grid.users(run.name)))
-    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
 
 
 def _title_of(benchmark: str) -> str:

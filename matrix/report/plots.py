@@ -1,4 +1,6 @@
-"""Plots of the report as inline SVG: scores, loss curves, filter funnel, similarity of agents (see also society.py).
+"""Plots of the report as inline SVG: scores, loss curves, filter funnel, similarity of agents.
+
+Those of the data are in figures.py, the picture of a society is in society.py.
 
 Every function returns one `<svg>` element, the same bytes for the same values, that scales with the page. Text stays
 text, so that the page's own fonts draw it.
@@ -33,19 +35,21 @@ STYLE: dict[Any, Any] = {
 Curve = Sequence[tuple[float, float]]
 
 
-def _styled() -> AbstractContextManager[None]:
+def styled() -> AbstractContextManager[None]:
+    """The style of all plots, for as long as the context is open."""
     from matplotlib import rc_context
 
     return rc_context(STYLE)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; width and height in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as one element, its ids prefixed with `name` so that several fit on one page."""
     out = io.StringIO()
     with warnings.catch_warnings():
@@ -67,8 +71,8 @@ def scores(column: Column, rows: Sequence[tuple[str, Entry, Sequence[float]]], b
         rows: label, entry and the values of single seeds, best first.
         baseline: name and value.
     """
-    with _styled():
-        figure = _figure(5.0, 0.9 + 0.42 * len(rows))
+    with styled():
+        figure = new_figure(5.0, 0.9 + 0.42 * len(rows))
         axes = figure.add_subplot()
         for y, (_, entry, seeds) in enumerate(rows):
             low, high = entry.low, entry.high
@@ -83,16 +87,16 @@ def scores(column: Column, rows: Sequence[tuple[str, Entry, Sequence[float]]], b
             axes.annotate(f"{entry.value:.1f}", (entry.value, y), (0, 7), textcoords="offset points", ha="center",
                           color=INK, fontsize=8.5)  # fmt: skip
         axes.axvline(baseline[1], color=PALETTE[1], lw=1.4, dashes=(4, 3))
-        axes.annotate(_short(baseline[0], 40), (baseline[1], -0.75), (4, 0), textcoords="offset points", va="center",
+        axes.annotate(short(baseline[0], 40), (baseline[1], -0.75), (4, 0), textcoords="offset points", va="center",
                       color="#a75a14", fontsize=8.5)  # fmt: skip
-        axes.set_yticks(range(len(rows)), [_short(label, 34) for label, _, _ in rows], color=INK)
+        axes.set_yticks(range(len(rows)), [short(label, 34) for label, _, _ in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -1.05)
         axes.margins(x=0.12)
         axes.set_xlabel(f"{column.title}, %")
         axes.grid(visible=False, axis="y")
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, f"scores-{column.key}", f"{column.title} of {len(rows)} configurations")
+        return svg(figure, f"scores-{column.key}", f"{column.title} of {len(rows)} configurations")
 
 
 def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], reference: float | None = None) -> str:
@@ -104,8 +108,8 @@ def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], ref
         curves: label -> (training, validation) points.
         reference: a loss to compare with, e.g. ln 2 for an untrained policy under DPO.
     """
-    with _styled():
-        figure = _figure(5.0, 3.0 + 0.15 * len(curves))
+    with styled():
+        figure = new_figure(5.0, 3.0 + 0.15 * len(curves))
         axes = figure.add_subplot()
         for (label, (train, validation)), colour in zip(curves.items(), PALETTE, strict=False):
             if train:
@@ -117,7 +121,7 @@ def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], ref
                     math.fsum(values[max(0, i - window) : i + 1]) / (i + 1 - max(0, i - window))
                     for i in range(len(values))
                 ]
-                axes.plot(steps, means, color=colour, lw=1.8, label=_short(label, 40))
+                axes.plot(steps, means, color=colour, lw=1.8, label=short(label, 40))
             if validation:
                 steps, values = zip(*validation, strict=True)
                 axes.plot(steps, values, "D", color=colour, ms=5, mec="white", mew=0.8)
@@ -133,7 +137,7 @@ def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], ref
         if len(curves) > 1:
             columns = 2 if max(map(len, curves)) <= 28 else 1
             figure.legend(loc="outside lower left", fontsize=8.5, handlelength=1.4, ncols=columns)
-        return _svg(figure, name, title)
+        return svg(figure, name, title)
 
 
 def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:
@@ -146,8 +150,8 @@ def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[s
     """
     total = max((came for _, came, _, _ in steps), default=0)
     reasons = {reason: i for i, reason in enumerate(sorted({r for _, _, _, dropped in steps for r in dropped}))}
-    with _styled():
-        figure = _figure(5.0, 0.75 + 0.62 * (len(steps) + 1))
+    with styled():
+        figure = new_figure(5.0, 0.75 + 0.62 * (len(steps) + 1))
         axes = figure.add_subplot()
         axes.barh([0], [total], height=0.42, color=KEPT)
         axes.annotate(f"{total:,}", (total, 0), (4, 0), textcoords="offset points", va="center")
@@ -158,10 +162,10 @@ def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[s
                 axes.barh([y], [count], left=left, height=0.42, color=PALETTE[1 + reasons[reason] % 9], alpha=0.85)
                 left += count
             axes.annotate(f"{kept:,}", (max(came, kept), y), (4, 0), textcoords="offset points", va="center")
-            said = ", ".join(f"{_short(reason.replace('_', ' '), 30)} {count:,}" for reason, count in dropped.items())
-            axes.annotate(_short(f"dropped: {said}", 70) if said else "dropped nothing", (0, y), (1, -15.5),
+            said = ", ".join(f"{short(reason.replace('_', ' '), 30)} {count:,}" for reason, count in dropped.items())
+            axes.annotate(short(f"dropped: {said}", 70) if said else "dropped nothing", (0, y), (1, -15.5),
                           textcoords="offset points", va="center", color=MUTED, fontsize=8)  # fmt: skip
-        axes.set_yticks(range(len(steps) + 1), ["all rows", *(_short(step[0], 24) for step in steps)], color=INK)
+        axes.set_yticks(range(len(steps) + 1), ["all rows", *(short(step[0], 24) for step in steps)], color=INK)
         axes.set_ylim(len(steps) + 0.62, -0.5)
         axes.set_xlim(0, max(total, 1) * 1.1)
         axes.set_xticks([])
@@ -169,7 +173,7 @@ def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[s
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
-        return _svg(figure, name, f"{title}: {total} rows, {steps[-1][2] if steps else total} kept")
+        return svg(figure, name, f"{title}: {total} rows, {steps[-1][2] if steps else total} kept")
 
 
 def similarity(name: str, groups: Sequence[int], matrix: Sequence[Sequence[float]]) -> str:
@@ -192,8 +196,8 @@ def similarity(name: str, groups: Sequence[int], matrix: Sequence[Sequence[float
     order = sorted(range(len(labels)), key=lambda i: (float(along[labels == labels[i]].mean()), labels[i], i))
     cosines, labels = cosines[np.ix_(order, order)], labels[order]
     others = cosines[~np.eye(len(labels), dtype=bool)] if len(labels) > 1 else cosines
-    with _styled():
-        figure = _figure(5.4, 4.5)
+    with styled():
+        figure = new_figure(5.4, 4.5)
         axes = figure.add_subplot()
         colours = LinearSegmentedColormap.from_list("similarity", ["#f7f9fb", "#a9c4e2", PALETTE[0], "#16294a"])
         image = axes.imshow(cosines, cmap=colours, vmin=float(others.min()), vmax=1.0, interpolation="none")
@@ -207,8 +211,9 @@ def similarity(name: str, groups: Sequence[int], matrix: Sequence[Sequence[float
         axes.set_yticks([])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        return _svg(figure, name, f"Cosine similarity of {len(labels)} agents in {len(set(labels.tolist()))} groups")
+        return svg(figure, name, f"Cosine similarity of {len(labels)} agents in {len(set(labels.tolist()))} groups")
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
+    """The text, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"

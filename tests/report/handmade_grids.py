@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from matrix.analysis.stage import Analyse
 from matrix.engines.base import ModelConfig
 from matrix.records import (
     Action,
@@ -22,8 +23,12 @@ from matrix.records import (
     Origin,
     PreferencePair,
     Profile,
+    Rollout,
     Row,
     Scenario,
+    Score,
+    Tags,
+    read_jsonl,
     write_jsonl,
 )
 from matrix.stage import Result, Stage
@@ -72,6 +77,30 @@ class Generate(Handmade):
 
 
 @dataclass(kw_only=True)
+class Tag(Handmade):
+    name: ClassVar[str] = "tag"
+    rows: Result
+
+
+@dataclass(kw_only=True)
+class Roll(Handmade):
+    name: ClassVar[str] = "rollout"
+    rows: Result
+
+
+@dataclass(kw_only=True)
+class Reward(Handmade):
+    name: ClassVar[str] = "reward"
+    rows: Result
+    rollouts: Result | None = None
+
+
+@dataclass(kw_only=True)
+class Sanity(Handmade):
+    name: ClassVar[str] = "sanity"
+
+
+@dataclass(kw_only=True)
 class Filter(Handmade):
     name: ClassVar[str] = "filter"
     rows: Result
@@ -108,10 +137,16 @@ class Builder:
     """Makes cells of one grid; equal stages are shared through the store, as in a real grid."""
 
     def __init__(
-        self, outputs: Path, agents: int = 6, groups: int = 2, hostile: str = "", similarity: bool = False
+        self,
+        outputs: Path,
+        agents: int = 6,
+        groups: int = 2,
+        hostile: str = "",
+        similarity: bool = False,
+        measured: bool = False,
     ) -> None:
         self.outputs, self.agents, self.groups, self.hostile = outputs, agents, groups, hostile
-        self.similarity = similarity
+        self.similarity, self.tagged = similarity, measured
         self.grid = outputs / "grids" / "demo"
         self.store = Store(StoreConfig(root=str(outputs / "store")))
 
@@ -227,8 +262,6 @@ class Builder:
         return Conversation(id=f"{prefix}-{i:05}", messages=messages, kind="simple", category="advice", origin=origin)
 
     def filtered(self, rows: Result, kind: type, variant: str, drop: int) -> Result:
-        from matrix.records import read_jsonl
-
         all_rows = read_jsonl(rows.path / "rows.jsonl", kind)
         kept, dropped = all_rows[drop:], all_rows[:drop]
         drops = [
@@ -241,7 +274,66 @@ class Builder:
             {"filter": "dedup", "in": len(kept), "kept": len(kept), "dropped": {}},
         ]
         files = {"rows.jsonl": kept, "dropped.jsonl": dropped, "drops.jsonl": drops, "funnel.json": json.dumps(funnel)}
+        alone = [{"filters": ["length"], "rows": drop}, {"filters": ["dedup"], "rows": 2}]
+        if self.tagged:
+            files["overlap.json"] = json.dumps([*alone, {"filters": ["length", "dedup"], "rows": 1}])
         return self.get(Filter(seed=1, rows=rows, variant=variant), files)
+
+    def facts(self, rows: Result, kind: type) -> dict[str, Result]:
+        """Tags, rewards, rollouts and their rewards; those of every second row all earn the same."""
+        all_rows = read_jsonl(rows.path / "rows.jsonl", kind)
+        origin = Origin(stage="rollout-handmade", model="smol@1")
+        tags = [
+            Tags(
+                id=row.id,
+                category=("Planning", "Advice seeking")[i % 2],
+                quality=("good", "average", "excellent")[i % 3],
+                difficulty=("easy", "medium", "hard")[i % 3],
+                safety="safe",
+                language="en" if i else "",
+            )
+            for i, row in enumerate(all_rows)
+        ]
+        parts = ("chosen", "rejected") if kind is PreferencePair else ("response",)
+        rewards = [
+            Score(row=row.id, part=part, reward=i / 4 - p)
+            for i, row in enumerate(all_rows)
+            for p, part in enumerate(parts)
+        ]
+        answers = [
+            Rollout(row=row.id, index=k, text=f"Rollout {k} of {row.id}.{self.hostile}", origin=origin)
+            for row in all_rows
+            for k in range(4)
+        ]
+        rolled = [
+            Score(row=row.id, part="rollout", index=k, reward=0.5 + (k * i / 8 if i % 2 else 0.0))
+            for i, row in enumerate(all_rows)
+            for k in range(4)
+        ]
+        wrong = [{"kind": "empty", "prompt": f"Why?{self.hostile}", "good": 0.5, "bad": 0.75}]
+        sanity = {
+            "accuracy": 0.9, "min_accuracy": 0.8, "pairs": 10, "kinds": {"empty": 0.8, "off_topic": 1.0},
+            "longer_is_better": 0.5, "wrong": wrong,
+        }  # fmt: skip
+        rollouts = self.get(Roll(seed=1, rows=rows), {"rollouts.jsonl": answers})
+        return {
+            "sanity": self.get(Sanity(seed=1), {"sanity.json": json.dumps(sanity)}),
+            "tags": self.get(Tag(seed=1, rows=rows), {"tags.jsonl": tags}),
+            "rewards": self.get(Reward(seed=1, rows=rows), {"rewards.jsonl": rewards}),
+            "rollouts": rollouts,
+            "rollout_rewards": self.get(Reward(seed=1, rows=rows, rollouts=rollouts), {"rewards.jsonl": rolled}),
+        }
+
+    def refined(self, name: str, rows: Result, kind: type, drop: int) -> dict[str, Result]:
+        """A filter result, with what was measured before it and analysed after it where the builder measures."""
+        made = self.facts(rows, kind) if self.tagged else {}
+        kept = self.filtered(rows, kind, f"drop{drop}", drop)
+        aliases = {f"{name}{alias}": result for alias, result in made.items()}
+        aliases["kept_pairs" if name else "kept"] = kept
+        if made:
+            analyse = Analyse(seed=1, rows=kept, tags=made["tags"], rewards=made["rewards"])
+            aliases[f"{name}analysis"] = self.store.get(analyse)
+        return aliases
 
     def train(self, base: Result, data: Result, start: float, seed: int) -> Result:
         rng = random.Random(seed)
@@ -291,11 +383,11 @@ class Builder:
         if train:
             stages["society"] = society = self.society()
             stages["rows"] = rows = self.rows(society)
-            stages["kept"] = kept = self.filtered(rows, Conversation, f"drop{drop}", drop)
-            stages["sft"] = sft = self.train(base, kept, 2.4, seed)
+            stages |= self.refined("", rows, Conversation, drop)
+            stages["sft"] = sft = self.train(base, stages["kept"], 2.4, seed)
             stages["pairs"] = pairs = self.pairs(society, sft)
-            stages["kept_pairs"] = kept_pairs = self.filtered(pairs, PreferencePair, f"drop{drop}", min(drop, 2))
-            stages["tuned"] = model = self.train(sft, kept_pairs, 0.693, seed)
+            stages |= self.refined("pair_", pairs, PreferencePair, min(drop, 2))
+            stages["tuned"] = model = self.train(sft, stages["kept_pairs"], 0.693, seed)
         for alias, checkpoint in (("answers", model), ("reference", base)):
             answers = [
                 Answer(
