@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from matrix.engines.journal import Entry
-from matrix.records import iter_jsonl
+from matrix.jsonl import iter_jsonl
 
 COMMAND = [
     sys.executable, "-m", "matrix", "until=filter", "name=crash", "reward=embedded",

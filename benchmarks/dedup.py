@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from matrix.engines.embedder import Vectors
-from matrix.filtering.base import Facts, TrainingRow
-from matrix.filtering.decontaminate import WORD, DecontaminateConfig, folded
-from matrix.filtering.dedup import DedupConfig, ngrams
+from matrix.filtering.base import Facts
+from matrix.filtering.decontaminate import DecontaminateConfig
+from matrix.filtering.dedup import DedupConfig
 from matrix.filtering.semantic import first_of
 from matrix.records import Conversation, Message, Origin
+from matrix.rows import TrainingRow
 from matrix.simulation.synthetic import synthetic_profile
+from matrix.texts import WORD, folded, ngrams
 
 ROWS = 5000
 PLANTED = 2000

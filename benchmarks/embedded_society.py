@@ -27,8 +27,9 @@ from matrix.engines.base import ModelConfig
 from matrix.engines.embedder import Embedder, EmbedderConfig
 from matrix.engines.journal import Entry
 from matrix.engines.openvino import OpenVinoEngine
+from matrix.jsonl import read_jsonl
 from matrix.prompting import Decoding
-from matrix.records import Failure, Scenario, read_jsonl
+from matrix.records import Failure, Scenario
 from matrix.simulation.config import SimulatorConfig, Turns
 from matrix.simulation.grouping import GroupingConfig
 from matrix.simulation.memory import MemoryConfig

@@ -24,10 +24,11 @@ from matrix.analysis.diversity import describe
 from matrix.config import MatrixConfig
 from matrix.engines.embedder import Embedder
 from matrix.evaluation.questions import EMBEDDED, fetch, read_questions
-from matrix.filtering.base import instruction
 from matrix.generation.stage import Generate
+from matrix.jsonl import read_jsonl
 from matrix.prompting import Decoding
-from matrix.records import Conversation, Failure, read_jsonl
+from matrix.records import Conversation, Failure
+from matrix.rows import instruction
 from matrix.simulation.stage import Simulate
 from matrix.stage import Result
 from matrix.store import Store, StoreConfig

@@ -30,7 +30,8 @@ from matrix.filtering.reward import Reward
 from matrix.filtering.rollouts import Roll
 from matrix.filtering.stage import Filter
 from matrix.generation.seeds import read_seeds
-from matrix.records import Conversation, Message, Origin, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Conversation, Message, Origin
 from matrix.stage import Result
 from matrix.training.stage import Import
 

@@ -25,9 +25,10 @@ import numpy as np
 from matrix.engines.base import Completion, EngineName, ModelConfig, Sampling
 from matrix.engines.journal import Journal
 from matrix.engines.opening import JournaledModel
+from matrix.jsonl import RowWriter, iter_jsonl, write_jsonl
 from matrix.progress import Progress
 from matrix.prompting import Asker
-from matrix.records import Action, Message, Profile, RowWriter, Scenario, iter_jsonl, write_jsonl
+from matrix.records import Action, Message, Profile, Scenario
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import GroupingConfig
 from matrix.simulation.profiles import ProfilesConfig, load_profiles

@@ -77,6 +77,8 @@ class MatrixConfig:
     until: Until = field(default=Until.evaluate, metadata=HOW)
     plan: bool = field(default=False, metadata=HOW)
     """Print what would run, why, and what it would cost; run nothing."""
+    analysis: bool = field(default=True, metadata=HOW)
+    """Describe the kept rows and pairs (lengths, diversity, overlap with evaluation) for the report."""
     on_error: OnError = field(default=OnError.record, metadata=HOW)
     output_dir: str = field(default="outputs", metadata=HOW)
     """Root of `store/` and `grids/`."""

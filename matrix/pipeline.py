@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
+from matrix.analysis.stage import Analyse
 from matrix.config import MatrixConfig, Until
 from matrix.evaluation.collect import Collect
 from matrix.evaluation.stage import Answer, Evaluate
@@ -51,9 +52,8 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
         if c.until is Until.generate:
             return
         kept = yield from refine(
-            c, store, "", for_conversations(c.filters), rows, c.generator.num_rows, policy=base, reference=base
+            c, store, "kept", "", for_conversations(c.filters), rows, c.generator.num_rows, policy=base, reference=base
         )  # fmt: skip
-        yield "kept", kept  # what was dropped is kept too, with its reason
         if c.until is Until.filter:
             return
         model = store.get(Train(recipe=c.recipe.sft, model=c.model, base=base, data=kept, seed=s))
@@ -67,9 +67,8 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
             if c.until is Until.prefer:
                 return
             kept_pairs = yield from refine(
-                c, store, "pair_", c.filters, pairs, c.preference.num_pairs, policy=model, reference=base
+                c, store, "kept_pairs", "pair_", c.filters, pairs, c.preference.num_pairs, policy=model, reference=base
             )  # fmt: skip
-            yield "kept_pairs", kept_pairs
             model = store.get(Train(recipe=c.recipe.dpo, model=c.model, base=model, data=kept_pairs, seed=s))
             yield "tuned", model  # MATRIX-Tuned-Model
             if c.until is Until.dpo:
@@ -86,7 +85,7 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
 
 
 def refine(
-    c: MatrixConfig, store: Store, name: str, filters: dict[str, FilterConfig], rows: Result, expected: int,
+    c: MatrixConfig, store: Store, alias: str, name: str, filters: dict[str, FilterConfig], rows: Result, expected: int,
     policy: Result, reference: Result,
 ) -> Steps:  # fmt: skip
     """Measure what the filters need to know of the rows, and filter them.
@@ -94,7 +93,8 @@ def refine(
     Measurements are results of their own: all filters, and all cells with the same rows and model, share them.
 
     Args:
-        name: put before the names of the measurements.
+        alias: name of what is kept.
+        name: put before the names of what is measured.
         expected: number of rows, for the plan.
         policy: the model that is about to be trained on the rows.
         reference: what it was tuned from.
@@ -123,7 +123,12 @@ def refine(
     if Need.questions in need:
         made["questions"] = store.get(Collect(evaluation=c.evaluation, seed=s))
     embedder = c.embedder if Need.embeddings in need else None
-    return store.get(Filter(filters=filters, rows=rows, embedder=embedder, seed=s, **made))
+    kept = store.get(Filter(filters=filters, rows=rows, embedder=embedder, seed=s, **made))
+    yield alias, kept  # what was dropped is kept too, with its reason
+    if c.analysis:
+        known = {key: made[key] for key in ("tags", "rewards", "questions") if key in made}
+        yield f"{name}analysis", store.get(Analyse(rows=kept, embedder=c.embedder, seed=s, **known))
+    return kept
 
 
 def prefer(c: MatrixConfig, store: Store, society: Result | None, sft: Result) -> Steps:

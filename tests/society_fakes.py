@@ -15,10 +15,11 @@ from matrix.engines.base import Completion, EngineName, ModelConfig, Priority, S
 from matrix.engines.embedder import EmbedderConfig, Vectors
 from matrix.generation.base import GeneratorConfig, Materials
 from matrix.generation.stream import Stream
+from matrix.jsonl import write_jsonl
 from matrix.progress import Progress
 from matrix.prompting import Asker, Decoding
 from matrix.provenance import derive_seed
-from matrix.records import Action, Agent, Conversation, Failure, Message, Origin, Profile, Scenario, write_jsonl
+from matrix.records import Action, Agent, Conversation, Failure, Message, Origin, Profile, Scenario
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.profiles import ProfilesConfig

@@ -45,7 +45,7 @@ def small(folder, rules=None):
     return [
         *(f"llm.model={rules}", "llm.revision=null", "llm.engine=scripted"),
         *("simulator.num_agents=4", "simulator.num_scenarios=2", "simulator.grouping.kind=single"),
-        *(f"model.model={folder / 'model'}", "model.revision=null", "generator.num_rows=4"),
+        *(f"model.model={folder / 'model'}", "model.revision=null", "generator.num_rows=4", "analysis=false"),
     ]
 
 
@@ -155,7 +155,10 @@ def test_a_plan_of_a_grid_runs_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("│ society") == 4
     assert len(set(re.findall(r"simulate-\w{12}", done.stdout))) == 1
-    assert len(set(re.findall(r"│ kept .*(filter-\w{12})", done.stdout))) == 4
+    kept = set(re.findall(r"│ kept .*(filter-\w{12})", done.stdout))
+    assert len(kept) == 3  # a filter of pairs leaves the rows of SFT alone
+    assert len(set(re.findall(r"filter-\w{12}", done.stdout)) - kept) == 4
+    assert len(set(re.findall(r"rollout-\w{12}", done.stdout))) == 2  # SFT rows and pairs, whatever else is in the chain
     assert not (tmp_path / "outputs" / "store").exists()
     assert not list(tmp_path.glob("outputs/**/result.json"))
 

@@ -15,7 +15,10 @@ from matrix.store import Mode, Store, StoreConfig
 from matrix.training.recipe import RecipeConfig
 from matrix.training.stage import Import
 
-ALL = ["base", "society", "rows", "kept", "sft", "pairs", "kept_pairs", "tuned", "answers", "reference", "scores"]
+ALL = [
+    "base", "society", "rows", "kept", "analysis", "sft", "pairs", "kept_pairs", "pair_analysis", "tuned", "answers",
+    "reference", "scores",
+]  # fmt: skip
 
 
 def aliases(config):
@@ -37,7 +40,7 @@ class TestStages:
         [
             ("simulate", "society"),
             ("generate", "rows"),
-            ("filter", "kept"),
+            ("filter", "analysis"),
             ("sft", "sft"),
             ("prefer", "pairs"),
             ("dpo", "tuned"),
@@ -48,7 +51,7 @@ class TestStages:
         assert aliases(configured(tmp_path, until=Until(until))) == ALL[: ALL.index(last) + 1]
 
     def test_without_dpo(self, tmp_path):
-        without = [a for a in ALL if a not in ("pairs", "kept_pairs", "tuned")]
+        without = [a for a in ALL if a not in ("pairs", "kept_pairs", "pair_analysis", "tuned")]
         assert aliases(configured(tmp_path, recipe=RecipeConfig(dpo=None))) == without
 
     def test_without_training_the_model_is_judged_against_itself(self, tmp_path):

@@ -152,9 +152,9 @@ def promised(config):
     """Names in `pipeline.py` of all results that a cell with this config makes."""
     names = ["base"]
     if config.recipe.sft:
-        names += ["society", "rows", "kept", "sft"]
+        names += ["society", "rows", "kept", "analysis", "sft"]
     if config.recipe.dpo:
-        names += ["pairs", "kept_pairs", "tuned"]
+        names += ["pairs", "kept_pairs", "pair_analysis", "tuned"]
     return [*names, "answers", *(["reference"] if config.evaluation.needs_base() else []), "scores"]
 
 

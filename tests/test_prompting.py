@@ -42,7 +42,9 @@ class Replies:
     async def chat(self, messages, sampling, priority=()):
         self.urgency = priority
         self.calls.append((messages, sampling))
-        return Completion(text=self.texts.pop(0), prompt_tokens=1, completion_tokens=1, finish_reason=self.finish_reason)
+        return Completion(
+            text=self.texts.pop(0), prompt_tokens=1, completion_tokens=1, finish_reason=self.finish_reason
+        )
 
 
 def whole_number(text):
@@ -58,10 +60,14 @@ def asker(*texts):
 class TestAsk:
     @pytest.mark.parametrize(
         ("reason", "whole", "wanted"),
-        [("length", True, "Bake bread."), ("length", False, "Bake bread. And th"), ("stop", True, "Bake bread. And th")],
+        [
+            ("length", True, "Bake it."),
+            ("length", False, "Bake it. And th"),
+            ("stop", True, "Bake it. And th"),
+        ],
     )
     async def test_an_answer_at_the_length_limit_is_cut_where_that_is_asked_for(self, reason, whole, wanted):
-        a = asker("Bake bread. And th")
+        a = asker("Bake it. And th")
         a.model.finish_reason = reason
         assert await a.ask("goal", "a0001", 5, DECODING, str, whole=whole, persona=PERSON["persona"]) == wanted
 

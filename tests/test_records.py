@@ -3,18 +3,8 @@ import hashlib
 import msgspec
 import pytest
 
-from matrix.records import (
-    Conversation,
-    Message,
-    Origin,
-    PreferencePair,
-    Profile,
-    RowError,
-    iter_jsonl,
-    read_jsonl,
-    write_jsonl,
-    write_parquet,
-)
+from matrix.jsonl import RowError, iter_jsonl, read_jsonl, write_jsonl, write_parquet
+from matrix.records import Conversation, Message, Origin, PreferencePair, Profile
 
 ORIGIN = Origin(stage="generate-0123456789ab", model="m@1", templates={"b.jinja": "2", "a.jinja": "1"}, seed=7)
 ROWS = [

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matrix.engines.embedder import Vectors
-from matrix.filtering.decontaminate import WORD, folded
+from matrix.texts import WORD, folded
 
 NEAR = 0.9
 """Cosine from which on a neighbour is a near-duplicate, as in the filter `semantic`."""

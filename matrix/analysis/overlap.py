@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from matrix.analysis.diversity import BLOCK, blocks
 from matrix.engines.embedder import Vectors
-from matrix.filtering.decontaminate import WORD, Gram, folded, grams
+from matrix.texts import WORD, Gram, folded, grams
 
 NGRAM = 8
 """Words in an n-gram, as in the filter `decontaminate` (Tülu 3, arXiv 2411.15124, section 3.2)."""

@@ -20,11 +20,11 @@ from matrix.analysis.overlap import NGRAM, by_meaning, by_words
 from matrix.analysis.table import Line, line, write_table
 from matrix.analysis.verbs import top_requests
 from matrix.engines.embedder import Embedder, EmbedderConfig, Vectors
-from matrix.filtering.base import TrainingRow
 from matrix.filtering.semantic import REQUEST
-from matrix.filtering.stage import row_type
+from matrix.jsonl import iter_jsonl
 from matrix.provenance import derive_seed
-from matrix.records import Drop, Question, Score, Tags, iter_jsonl, read_jsonl
+from matrix.records import Drop, Question, Score, Tags
+from matrix.rows import read_rows
 from matrix.stage import Result, Stage
 
 POINTS = 1000
@@ -102,7 +102,7 @@ class Analyse(Stage):
                 rewards.setdefault(score.row, {})[score.part] = score.reward
         drops = self.rows.path / "drops.jsonl"
         by = {drop.id: drop.filter for drop in iter_jsonl(drops, Drop)} if drops.exists() else {}
-        rows: Sequence[TrainingRow] = read_jsonl(file, row_type(file))
+        rows = read_rows(file)
         return [line(row, tags.get(row.id), rewards.get(row.id, {}), by.get(row.id, "")) for row in rows]
 
 

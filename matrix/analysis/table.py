@@ -9,9 +9,9 @@ from typing import get_type_hints
 import msgspec
 
 from matrix.analysis.verbs import request
-from matrix.filtering.base import TrainingRow, instruction, preferred
-from matrix.filtering.decontaminate import WORD
 from matrix.records import Conversation, PreferencePair, Tags
+from matrix.rows import TrainingRow, instruction, preferred
+from matrix.texts import WORD
 
 
 class Line(msgspec.Struct, kw_only=True):

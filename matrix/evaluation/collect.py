@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from matrix.evaluation.config import EvaluationConfig
 from matrix.evaluation.questions import fetch, read_questions
-from matrix.records import Question, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Question
 from matrix.stage import Stage
 
 

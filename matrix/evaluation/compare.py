@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from matrix.evaluation.intervals import interval, percent, points, resamples
-from matrix.records import Judgement, read_jsonl
+from matrix.jsonl import read_jsonl
+from matrix.records import Judgement
 
 
 class CompareError(ValueError):

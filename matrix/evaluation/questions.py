@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from matrix.jsonl import RowError, read_jsonl
 from matrix.provenance import sha256_file
-from matrix.records import Answer, Question, RowError, read_jsonl
+from matrix.records import Answer, Question
 
 EMBEDDED = "embedded"
 BASE = "base"

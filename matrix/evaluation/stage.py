@@ -30,10 +30,11 @@ from matrix.evaluation.config import (
 from matrix.evaluation.judge import Judge, gather, refused
 from matrix.evaluation.protocol import notice
 from matrix.evaluation.questions import BASE, EvaluationError, Pair, fetch, read_answers, read_questions, select
+from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.progress import Progress, show
 from matrix.provenance import derive_seed
 from matrix.records import Answer as AnswerRow
-from matrix.records import Judgement, Message, Question, read_jsonl, write_jsonl
+from matrix.records import Judgement, Message, Question
 from matrix.stage import Estimate, Result, Stage
 
 RESERVE = 128

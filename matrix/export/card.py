@@ -18,7 +18,8 @@ from matrix.engines.base import HOW, ModelConfig
 from matrix.export.formats import public_name
 from matrix.export.licences import licence
 from matrix.export.source import Part, Source
-from matrix.records import Conversation, Tags, iter_jsonl
+from matrix.jsonl import iter_jsonl
+from matrix.records import Conversation, Tags
 from matrix.report.library import Stored
 from matrix.training.recipe import TrainConfig
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from matrix.filtering.base import TrainingRow
 from matrix.records import Conversation, Message, Tags
+from matrix.rows import TrainingRow
 
 Columns = dict[str, Any]
 HUMAN = {"user": "human", "assistant": "gpt"}

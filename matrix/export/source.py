@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from matrix.filtering.base import TrainingRow
-from matrix.filtering.stage import row_type
+from matrix.jsonl import iter_jsonl
 from matrix.provenance import sha256_file
-from matrix.records import Conversation, iter_jsonl
+from matrix.records import Conversation
 from matrix.report.cells import Cell, Grid, read_grid
 from matrix.report.library import Library, Stored
+from matrix.rows import TrainingRow, row_type
 
 ALIASES = (("kept", "rows"), ("kept_pairs", "pairs"))
 """What is exported of a cell, by the names of `matrix.pipeline`: of each line the first that the cell came to."""

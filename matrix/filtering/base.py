@@ -14,10 +14,8 @@ from enum import StrEnum
 from typing import ClassVar, NamedTuple, Protocol
 
 from matrix.engines.embedder import Embedder
-from matrix.records import Conversation, Likelihood, Message, PreferencePair, Rollout, Tags
-
-TrainingRow = Conversation | PreferencePair
-"""What a filter can judge."""
+from matrix.records import Likelihood, Rollout, Tags
+from matrix.rows import TrainingRow
 
 
 class Rejection(NamedTuple):
@@ -89,34 +87,3 @@ class FilterConfig(ABC):
 
     def check(self, verdicts: Sequence[Rejection | None]) -> None:  # noqa: B027  # most filters have no such limit
         """Look at what the filter did to its rows; raise a `ValueError` if the run must not go on with it."""
-
-
-def instruction(row: TrainingRow) -> str:
-    """What the user asks: all user turns, a blank line between two."""
-    return _turns(prompt(row) if isinstance(row, PreferencePair) else row.messages, "user")
-
-
-def prompt(row: TrainingRow) -> list[Message]:
-    """The chat that the last answer replies to."""
-    return row.prompt if isinstance(row, PreferencePair) else row.messages[:-1]
-
-
-def preferred(row: TrainingRow) -> str:
-    """The answer to learn: all assistant turns of a conversation, the chosen answer of a pair."""
-    return _turns(row.messages, "assistant") if isinstance(row, Conversation) else row.chosen
-
-
-def responses(row: TrainingRow) -> list[str]:
-    """Every answer of a row: one for a conversation, chosen and rejected for a pair."""
-    return [preferred(row)] if isinstance(row, Conversation) else [row.chosen, row.rejected]
-
-
-def answers(row: TrainingRow) -> dict[str, str]:
-    """Part -> last answer: `response` of a conversation, `chosen` and `rejected` of a pair."""
-    if isinstance(row, PreferencePair):
-        return {"chosen": row.chosen, "rejected": row.rejected}
-    return {"response": row.messages[-1].content}
-
-
-def _turns(messages: list[Message], role: str) -> str:
-    return "\n\n".join(message.content for message in messages if message.role == role)

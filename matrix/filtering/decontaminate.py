@@ -7,24 +7,21 @@ what it is measured with cannot meet in silence.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
 from typing import ClassVar, NamedTuple
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.filtering.dedup import Part, text_of
+from matrix.rows import TrainingRow
+from matrix.texts import WORD, Gram, folded, grams
 
-WORD = re.compile(r"[\u3040-\u9fff]|[^\W_\u3040-\u9fff]+")
-"""A word or number, or a Chinese or Japanese character; punctuation is no difference (GPT-3, arXiv 2005.14165)."""
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[\n。！？]")
 EXCERPT = 80
 """Characters of the question that a drop shows."""
-
-Gram = tuple[str, ...]
 
 
 class ContaminationError(ValueError):
@@ -133,13 +130,3 @@ class DecontaminateFilter:
         return Rejection(
             f"question of {question.benchmark}", f"{share:.0%} of: {' '.join(question.text.split())[:EXCERPT]}"
         )
-
-
-def folded(text: str) -> str:
-    """One Unicode form, one case; lines stay."""
-    return unicodedata.normalize("NFKC", text).casefold()
-
-
-def grams(words: Gram, size: int) -> Iterator[Gram]:
-    """All runs of `size` words, in order."""
-    return zip(*(words[start:] for start in range(size)), strict=False)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from matrix.filtering.base import Facts, FilterConfig, Rejection, RowFilter, TrainingRow, instruction, responses
-
-TOKEN = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+|[^\w\s]")
-"""A word, a Chinese or Japanese character, or a punctuation mark ("2+2" and "2-2" are different questions)."""
-
-PERMUTATION_SEED = 42
-"""Seed of the hash family. Fixed: which rows repeat each other is a property of the rows, not of a run."""
+from matrix.filtering.base import Facts, FilterConfig, Rejection, RowFilter
+from matrix.rows import TrainingRow, instruction, responses
+from matrix.texts import PERMUTATION_SEED, bands, jaccard, ngrams, normalised
 
 
 class Part(StrEnum):
@@ -115,30 +109,3 @@ def text_of(row: TrainingRow, part: Part) -> str:
     """The text that `part` stands for."""
     texts = [] if part is Part.response else [instruction(row)]
     return "\n".join(texts if part is Part.instruction else [*texts, *responses(row)])
-
-
-def normalised(text: str) -> str:
-    """One Unicode form, one case, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def ngrams(text: str, size: int) -> frozenset[str]:
-    """The set of n-grams of the normalised text's tokens; a text shorter than `size` is one n-gram."""
-    tokens = TOKEN.findall(normalised(text))
-    return frozenset(" ".join(tokens[i : i + size]) for i in range(max(len(tokens) - size + 1, 1)))
-
-
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Size of the intersection over size of the union, 0..1."""
-    return len(one & other) / len(one | other)
-
-
-def bands(threshold: float, num_perm: int) -> int:
-    """Fewest bands (a power of two) that make a pair at the threshold a candidate with probability 0.999.
-
-    A band of r hashes agrees with probability t^r, so one of b bands does with 1 - (1 - t^r)^b.
-    """
-    count = 1
-    while count < num_perm and 1 - (1 - threshold ** (num_perm // count)) ** count < 0.999:
-        count *= 2
-    return count

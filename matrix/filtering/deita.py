@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.filtering.dedup import Part, text_of
 from matrix.filtering.tags import TagName
+from matrix.rows import TrainingRow
 
 if TYPE_CHECKING:
     from matrix.engines.embedder import Embedder

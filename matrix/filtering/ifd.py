@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow, answers
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.filtering.window import Window
 from matrix.records import Likelihood
+from matrix.rows import TrainingRow, answers
 
 
 class Ratio(StrEnum):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from matrix.filtering.base import Facts, FilterConfig, Rejection, TrainingRow, instruction, preferred
+from matrix.filtering.base import Facts, FilterConfig, Rejection
+from matrix.rows import TrainingRow, instruction, preferred
 
 NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+", re.DOTALL)
 """Code blocks (closed or cut off), inline code, display formulas and addresses: no evidence of a human language."""

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.filtering.window import Unit, Window
+from matrix.rows import TrainingRow
 
 
 @dataclass(kw_only=True)

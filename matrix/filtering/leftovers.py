@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from matrix.filtering.base import Facts, FilterConfig, Rejection, TrainingRow, answers, prompt
+from matrix.filtering.base import Facts, FilterConfig, Rejection
 from matrix.filtering.language import NOT_PROSE
+from matrix.rows import TrainingRow, answers, prompt
+from matrix.texts import ASSISTANT_VOICE, REFUSAL
 
 MARKER = re.compile(
     r"<\|\w{2,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</s>\s*\Z"
@@ -34,17 +36,6 @@ PLACEHOLDER = re.compile(
 )
 """What somebody was to fill in; a Markdown link is none."""
 
-AI = r"(?:ai|artificial intelligence|(?:large )?language model|chatbot)(?: language model| assistant| model| chatbot)?"
-ASSISTANT_VOICE = re.compile(
-    rf"\bas an? {AI},? i(?:'m| (?!want|need|would|ask|wish))"
-    rf"|\bi(?:'m| am) (?:just |only )?an? {AI}(?=\s*[,.!;]| and |\Z)"
-    r"|\A\W*(?:sure|certainly|of course|absolutely)(?: thing)?[,!.]+ (?:here|let|i(?:'d|'ll| would| can| will)) "
-    r"|\A\W*(?:i'd|i would) be (?:happy|glad|delighted) to (?:help|assist)"
-    r"|\A\W*(?:thank you|thanks) for (?:reaching out|sharing|your (?:message|question|interest))"
-    r"|(?:\A\W*|[.!\n]\s*)how (?:can|may) i (?:help|assist) you\b[^.?!\n]{0,30}\?\W*\Z",
-    re.IGNORECASE,
-)
-"""What only an assistant says; in an instruction the generating model has taken the wrong side."""
 
 PREAMBLE = re.compile(
     r"\A\W*(?:message|instruction|prompt|user message)\s*:"
@@ -54,22 +45,6 @@ PREAMBLE = re.compile(
 )
 """The generating model announces what it was asked to write."""
 
-REFUSAL = re.compile(
-    r"\W*(?:(?:unfortunately|hello|hi)\W+)?(?:"
-    r"(?:(?:i'm|i am) (?:(?:so|very|really|truly) )?)?sorry\b"
-    r"(?! to (?:hear|see|read|learn)| for your| about your| you\b| that you)"
-    r"|i (?:must |have to )?apolog|my apologies"
-    rf"|as an? (?:conversational )?(?:{AI}|(?:virtual |digital )?assistant)\b"
-    r"|i (?:cannot|can't|can not)\b(?! (?:wait|believe|help but|thank|imagine|stress|recommend|emphasi|overstate))"
-    r"|i (?:will not|won't) (?:be able|help|assist|provide|write|create|generate|engage)"
-    r"|i(?:'m| am) (?:unable|not able|not allowed|not comfortable|not programmed|not designed)\b"
-    rf"|i(?:'m| am) (?:just|only) an? {AI}"
-    r"|i (?:don't|do not) (?:have|feel comfortable|possess|hold)\b"
-    r"|(?:it|this|that)(?:'s| is| would be) (?:not|in) ?appropriate\b)",
-    re.IGNORECASE,
-)
-"""The keywords of paper table 12, which are like AdvBench's (arXiv 2307.15043), at the beginning of an answer; without
-turns of speech that begin alike ("I'm sorry to hear", "I can't wait"), with their kin ("I won't help")."""
 
 NGRAM = 6
 """Words in the n-grams of `repetition`."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from matrix.filtering.base import Facts, FilterConfig, Rejection, TrainingRow, instruction, responses
+from matrix.filtering.base import Facts, FilterConfig, Rejection
+from matrix.rows import TrainingRow, instruction, responses
 
 
 class LengthUnit(StrEnum):

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from matrix.engines.base import HOW, ModelConfig
-from matrix.filtering.base import TrainingRow, answers, prompt
 from matrix.filtering.reward_models import alone
 from matrix.filtering.scorer import Head, Scorer, ScorerConfig
-from matrix.filtering.stage import row_type
+from matrix.jsonl import write_jsonl
 from matrix.progress import show
-from matrix.records import Likelihood, Message, read_jsonl, write_jsonl
+from matrix.records import Likelihood, Message
+from matrix.rows import answers, prompt, read_rows
 from matrix.stage import Result, Stage
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ class Likely(Stage):
         asyncio.run(self._run(work))
 
     async def _run(self, work: Path) -> None:
-        source = self.rows.path / "rows.jsonl"
-        rows: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
+        rows = read_rows(self.rows.path / "rows.jsonl")
         places = [(row, part, text) for row in rows for part, text in answers(row).items()]
         chats = [[*prompt(row), Message(role="assistant", content=text)] for row, _, text in places]
         model = self.model

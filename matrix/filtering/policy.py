@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, RowFilter, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, RowFilter
 from matrix.filtering.rewarded import Measured
 from matrix.filtering.window import Unit, Window
 from matrix.records import PreferencePair
+from matrix.rows import TrainingRow
 
 
 @dataclass(kw_only=True)

@@ -11,20 +11,19 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from matrix.engines.base import HOW, ModelConfig
-from matrix.filtering.base import TrainingRow, answers, prompt
 from matrix.filtering.scorer import chat_key
-from matrix.filtering.stage import row_type
+from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.progress import Progress, show
 from matrix.prompting import expected
 from matrix.provenance import derive_seed
-from matrix.records import Failure, Message, Rollout, Score, read_jsonl, write_jsonl
+from matrix.records import Failure, Message, Rollout, Score
+from matrix.rows import answers, prompt, read_rows
 from matrix.stage import Estimate, Result, Stage
 
 log = logging.getLogger(__name__)
@@ -177,8 +176,7 @@ class Reward(RewardStage):
 
     def wanted(self) -> list[tuple[str, dict[str, Any], list[Message]]]:
         """Every answer to score: its name, its fields of a `Score`, and the chat that it ends."""
-        source = self.rows.path / "rows.jsonl"
-        rows: Sequence[TrainingRow] = read_jsonl(source, row_type(source))
+        rows = read_rows(self.rows.path / "rows.jsonl")
         texts: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
         if self.rollouts:
             for rollout in read_jsonl(self.rollouts.path / "rollouts.jsonl", Rollout):

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, RowFilter, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, RowFilter
 from matrix.filtering.window import Unit, Window
 from matrix.records import PreferencePair
+from matrix.rows import TrainingRow
 
 
 class Measured:

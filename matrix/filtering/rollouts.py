@@ -13,12 +13,12 @@ from typing import ClassVar
 
 from matrix.engines.base import HOW, ModelConfig
 from matrix.engines.opening import open_model
-from matrix.filtering.base import prompt
-from matrix.filtering.stage import row_type
+from matrix.jsonl import write_jsonl
 from matrix.progress import show
 from matrix.prompting import Decoding, expected
 from matrix.provenance import derive_seed
-from matrix.records import Origin, Rollout, read_jsonl, write_jsonl
+from matrix.records import Origin, Rollout
+from matrix.rows import prompt, read_rows
 from matrix.stage import Estimate, Result, Stage
 from matrix.tasks import pooled
 
@@ -69,8 +69,7 @@ class Roll(Stage):
         asyncio.run(self._run(work))
 
     async def _run(self, work: Path) -> None:
-        source = self.rows.path / "rows.jsonl"
-        rows, samples = read_jsonl(source, row_type(source)), self.rollouts.samples
+        rows, samples = read_rows(self.rows.path / "rows.jsonl"), self.rollouts.samples
         served = dataclasses.replace(self.model, model=str(self.checkpoint.path), revision=None)
         stage = f"{self.name}-{self.key()[:12]}"
         with show("rollout", len(rows) * samples, work) as progress:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from matrix.filtering.reward import RewardError, RewardStage
+from matrix.jsonl import read_jsonl
 from matrix.progress import show
 from matrix.provenance import derive_seed, sha256_file
-from matrix.records import Message, Row, read_jsonl
+from matrix.records import Message, Row
 from matrix.stage import Estimate
 
 PAIRS = Path(__file__).parent / "obvious_pairs.jsonl"

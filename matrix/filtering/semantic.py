@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from matrix.engines.embedder import Embedder, Vectors
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.filtering.dedup import Part, text_of
+from matrix.rows import TrainingRow
 
 REQUEST = 8192
 """Texts that are embedded at a time."""

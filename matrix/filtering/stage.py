@@ -14,21 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matrix.engines.embedder import Embedder, EmbedderConfig, Vectors
-from matrix.filtering.base import Facts, FilterConfig, Need, TrainingRow
-from matrix.records import (
-    Conversation,
-    Drop,
-    Likelihood,
-    PreferencePair,
-    Question,
-    Rollout,
-    Score,
-    Tags,
-    iter_jsonl,
-    read_jsonl,
-    write_jsonl,
-    write_parquet,
-)
+from matrix.filtering.base import Facts, FilterConfig, Need
+from matrix.jsonl import iter_jsonl, write_jsonl, write_parquet
+from matrix.records import Conversation, Drop, Likelihood, Question, Rollout, Score, Tags
+from matrix.rows import TrainingRow, read_rows, row_type
 from matrix.stage import Result, Stage
 
 log = logging.getLogger(__name__)
@@ -69,7 +58,7 @@ class Filter(Stage):
             ValueError: a filter found more than its limit allows; the files are written all the same.
         """
         source = self.rows.path / "rows.jsonl"
-        rows: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
+        rows = read_rows(source)
         if (
             rows
             and row_type(source) is Conversation
@@ -177,10 +166,3 @@ def for_conversations(filters: dict[str, FilterConfig]) -> dict[str, FilterConfi
 def needs(filters: dict[str, FilterConfig]) -> frozenset[Need]:
     """What has to be measured for a chain."""
     return frozenset().union(*(config.needs for config in filters.values()))
-
-
-def row_type(source: Path) -> type[Conversation] | type[PreferencePair]:
-    """What the rows of a file are, by its first line: a pair has `chosen`; an empty file counts as conversations."""
-    with source.open() as file:
-        first = file.readline()
-    return PreferencePair if first.strip() and "chosen" in json.loads(first) else Conversation

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from matrix.filtering.base import Facts, FilterConfig, Need, Rejection, TrainingRow
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.filtering.tags import LABELS, TagName
+from matrix.rows import TrainingRow
 
 
 class Untagged(StrEnum):

@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 
 from matrix.engines.base import HOW, ModelConfig, Sampling
 from matrix.engines.opening import open_model
-from matrix.filtering.base import TrainingRow, instruction, preferred
 from matrix.filtering.language import NOT_PROSE, LanguageConfig
-from matrix.filtering.stage import row_type
+from matrix.jsonl import write_jsonl
 from matrix.progress import show
 from matrix.prompting import Asker, Decoding, Unparsable, expected, fields_schema, json_fields
 from matrix.provenance import derive_seed
-from matrix.records import Failure, Message, Tags, read_jsonl, write_jsonl
+from matrix.records import Failure, Message, Tags
+from matrix.rows import TrainingRow, instruction, preferred, read_rows
 from matrix.stage import Estimate, Result, Stage
 
 
@@ -165,8 +165,7 @@ class Tag(Stage):
         asyncio.run(self._run(work))
 
     async def _run(self, work: Path) -> None:
-        source = self.rows.path / "rows.jsonl"
-        rows: list[TrainingRow] = [*read_jsonl(source, row_type(source))]
+        rows = read_rows(self.rows.path / "rows.jsonl")
         language = _languages() if TagName.language in self.tagging.tags else None
         places = asyncio.Semaphore(self.llm.concurrency)  # no more prompts in memory than can be under way
         with show("tag", len(rows), work) as progress:

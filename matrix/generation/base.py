@@ -57,8 +57,8 @@ class Draft:
 
     @property
     def priority(self) -> Priority:
-        """Earlier candidates are finished before later ones are begun."""
-        return (self.number,)
+        """Behind all drafts, which have the longer way to go; among answers first come, first served."""
+        return (1, self.number)
 
     def answered(self, *turns: Message, thinking: str = "") -> Conversation:
         """The row, with these turns after the draft's."""

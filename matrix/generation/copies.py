@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from matrix.filtering.dedup import ngrams
 from matrix.prompting import Unparsable
+from matrix.texts import ngrams
 
 SHARED, ECHO = 3, 4
 """Words of an n-gram: that two tasks have in common, and that gives the prompt away."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from matrix.engines.base import ContextOverflow
-from matrix.filtering.dedup import jaccard, ngrams
 from matrix.generation.base import INSTRUCTION_TOKENS, PROMPT_TOKENS, RESPONSE_TOKENS, Calls, Draft, Materials
 from matrix.generation.scenarios import NGRAM, SocietyConfig, SocietyWriter
 from matrix.prompting import Unparsable
 from matrix.provenance import derive_seed
 from matrix.records import Conversation, Message
+from matrix.texts import jaccard, ngrams
 
 END = "[END]"
 """What the user writes who has all that he came for."""

@@ -126,7 +126,7 @@ class EvolWriter:
         prompt = "evol_breadth" if operation is Operation.breadth else "evol_depth"
         text = await m.asker.ask(
             prompt, row, derive_seed(seed, "instruction"), c.instruction, self._parser(prompt, operation, parent.text),
-            priority=(number,), whole=True, operation=operation.value, instruction=parent.text,
+            priority=(0, number), whole=True, operation=operation.value, instruction=parent.text,
         )  # fmt: skip
         if text is None:
             self._states[number].set_result(parent)

@@ -76,7 +76,7 @@ class MagpieWriter:
         sampling = c.instruction.sampling(derive_seed(seed, "instruction"))
         if c.one_line:
             sampling = msgspec.structs.replace(sampling, stop=("\n",))
-        completion = await m.asker.model.chat([*opening, Message(role="user", content="")], sampling, (number,))
+        completion = await m.asker.model.chat([*opening, Message(role="user", content="")], sampling, (0, number))
         try:
             if completion.finish_reason == "length":
                 raise Unparsable(f"no end within {c.instruction.max_tokens} tokens")

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from matrix.generation.preference import PreferenceConfig
 from matrix.generation.sources import ColumnsConfig, DataRow, SourceConfig, UnusableRow, at, chat, sample, turns_of
+from matrix.jsonl import write_jsonl, write_parquet
 from matrix.provenance import derive_seed
-from matrix.records import Failure, Message, Origin, PreferencePair, write_jsonl, write_parquet
+from matrix.records import Failure, Message, Origin, PreferencePair
 from matrix.stage import Stage
 
 

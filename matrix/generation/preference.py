@@ -11,18 +11,9 @@ from typing import ClassVar, NamedTuple
 
 from matrix.filtering.rollouts import RolloutConfig
 from matrix.generation.base import GeneratorConfig
+from matrix.jsonl import iter_jsonl, read_jsonl, write_jsonl, write_parquet
 from matrix.prompting import Decoding
-from matrix.records import (
-    Conversation,
-    Failure,
-    PreferencePair,
-    Rollout,
-    Score,
-    iter_jsonl,
-    read_jsonl,
-    write_jsonl,
-    write_parquet,
-)
+from matrix.records import Conversation, Failure, PreferencePair, Rollout, Score
 from matrix.stage import Result, Stage
 
 

@@ -9,12 +9,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from matrix.filtering.leftovers import REFUSAL
 from matrix.generation.base import Draft, Materials
 from matrix.generation.scenarios import SocietyConfig, SocietyWriter
 from matrix.prompting import Unparsable
 from matrix.provenance import derive_seed
 from matrix.records import Conversation, Message
+from matrix.texts import REFUSAL
 
 HAZARDS = [
     "violent crimes", "non-violent crimes such as fraud", "sex-related crimes", "suicide and self-harm",

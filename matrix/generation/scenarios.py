@@ -6,15 +6,16 @@ import random
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from matrix.filtering.dedup import ngrams
-from matrix.filtering.leftovers import ASSISTANT_VOICE
 from matrix.generation.base import INSTRUCTION_TOKENS, PROMPT_TOKENS, Calls, Draft, Earlier, GeneratorConfig, Materials
 from matrix.generation.retrieval import retrieve, turns
+from matrix.jsonl import read_jsonl
 from matrix.prompting import Decoding, Unparsable, unquoted
 from matrix.provenance import derive_seed
-from matrix.records import Action, Agent, Conversation, Message, Scenario, read_jsonl
+from matrix.records import Action, Agent, Conversation, Message, Scenario
+from matrix.texts import ASSISTANT_VOICE, ngrams
 
 CATEGORIES = [
     "information seeking", "advice seeking", "planning", "creative writing", "editing", "reasoning", "brainstorming",
@@ -104,6 +105,7 @@ class SocietyWriter(Generic[C]):
         self.society = materials.society
         folder = self.society.path
         self.config, self.materials = config, materials
+        self._grams = lru_cache(4096)(ngrams)  # an action is told to several agents, and they come one after another
         self.agents = {a.id: a for a in read_jsonl(folder / "agents.jsonl", Agent)}
         self.actions = {a.id: a.text for a in read_jsonl(folder / "actions.jsonl", Action)}
         scenarios = retrieve(
@@ -123,7 +125,7 @@ class SocietyWriter(Generic[C]):
         told = self.told(number, seed)
         instruction = await self.materials.asker.ask(
             c.name, row, derive_seed(seed, "instruction"), c.instruction, lambda text: self.parse(text, told),
-            priority=(number,), whole=True, **told,
+            priority=(0, number), whole=True, **told,
         )  # fmt: skip
         if instruction is None:
             return None
@@ -166,7 +168,8 @@ class SocietyWriter(Generic[C]):
         if LABELS.search(instruction):
             raise Unparsable("lines of the prompt are repeated")
         grams = ngrams(instruction, NGRAM)
-        if len(grams & ngrams(" ".join([told["persona"], *told["actions"]]), NGRAM)) > MOST_COPIED * len(grams):
+        copied = frozenset().union(*(grams & self._grams(text, NGRAM) for text in (told["persona"], *told["actions"])))
+        if len(copied) > MOST_COPIED * len(grams):
             raise Unparsable("persona or actions are copied")
         return instruction
 

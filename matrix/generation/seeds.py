@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from matrix.generation.sources import ColumnsConfig, SourceConfig, SourceError, UnusableRow, chat, load
-from matrix.records import Row, read_jsonl
+from matrix.jsonl import read_jsonl
+from matrix.records import Row
 
 SHIPPED = Path(__file__).parent / "seeds.jsonl"
 

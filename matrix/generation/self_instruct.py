@@ -99,7 +99,7 @@ class SelfInstructWriter:
         draw.shuffle(shown)
         text = await m.asker.ask(
             "self_instruct", row, derive_seed(seed, "instruction"), c.instruction, self._parser(shown),
-            priority=(number,), whole=True, examples=shown,
+            priority=(0, number), whole=True, examples=shown,
         )  # fmt: skip
         if text is None:
             return None

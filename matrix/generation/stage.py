@@ -17,10 +17,11 @@ from matrix.engines.opening import open_model
 from matrix.generation.base import RESPONSE_TOKENS, GeneratorConfig, Materials, answer
 from matrix.generation.preference import PolicyPairsConfig, pair_of
 from matrix.generation.stream import Stream
+from matrix.jsonl import write_jsonl, write_parquet
 from matrix.progress import Progress, show
 from matrix.prompting import Asker, expected
 from matrix.provenance import derive_seed
-from matrix.records import Conversation, Failure, write_jsonl, write_parquet
+from matrix.records import Conversation, Failure
 from matrix.stage import Estimate, Result, Stage
 
 

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from matrix.filtering.dedup import PERMUTATION_SEED, bands, jaccard, ngrams, normalised
 from matrix.generation.base import Draft, GeneratorConfig, Materials, Writer
 from matrix.progress import Progress
 from matrix.records import Conversation
+from matrix.texts import PERMUTATION_SEED, bands, jaccard, ngrams, normalised
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Stream:
     """The candidates of one data set.
 
     Args:
-        window: candidates under way at once; twice the calls that the model serves at once keeps it busy.
+        window: candidates that are drafted at once; twice the calls that the model serves at once keeps it busy.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Stream:
         self._drafted: dict[int, int] = {}
         """Candidate -> number of failures when it was drafted."""
         self._live: set[asyncio.Task[None]] = set()
+        self._drafting = 0
         exact = config.near_duplicate == 1
         self._near = SameWords() if exact else NearDuplicates(config.near_duplicate)
 
@@ -85,7 +86,8 @@ class Stream:
 
     def _launch(self) -> None:
         wanted = min(self._most, self._config.num_rows + len(self._lost))
-        while len(self._drafts) < wanted and len(self._live) < self._window:
+        while len(self._drafts) < wanted and self._drafting < self._window:
+            self._drafting += 1
             number = len(self._drafts)
             self._drafts.append(asyncio.get_running_loop().create_future())
             task = asyncio.create_task(self._candidate(number))
@@ -105,11 +107,13 @@ class Stream:
 
     async def _candidate(self, number: int) -> None:
         draft = await self._writer.draft(number, lambda: self._earlier(number))
+        self._drafting -= 1
         self._drafted[number] = len(self._materials.asker.failures)
         self._drafts[number].set_result(draft)
         if draft is None:
             self._lose(number, "no instruction")
             return
+        self._launch()
         for other in self._near.similar_and_add(number, draft.text):
             first, later = min(number, other), max(number, other)
             self._first[later] = min(first, self._first.get(later, first))

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from matrix.jsonl import R, RowError, iter_jsonl
 from matrix.progress import Usage
-from matrix.records import R, RowError, iter_jsonl
 from matrix.store import read_manifest
 
 NOT_SETTINGS = re.compile(r"(name|label|plan|until|on_error|ablation)$|store\.|hydra")

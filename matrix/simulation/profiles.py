@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from matrix.jsonl import RowError
 from matrix.provenance import file_fingerprint
-from matrix.records import Profile, RowError
+from matrix.records import Profile
 from matrix.simulation.synthetic import synthetic_profile
 
 log = logging.getLogger(__name__)

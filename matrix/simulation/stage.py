@@ -13,10 +13,11 @@ from typing import ClassVar
 from matrix.engines.base import ModelConfig
 from matrix.engines.embedder import Embedder, EmbedderConfig
 from matrix.engines.opening import open_model
+from matrix.jsonl import RowWriter, iter_jsonl, write_jsonl
 from matrix.progress import show
 from matrix.prompting import Asker, expected
 from matrix.provenance import derive_seed
-from matrix.records import Action, Profile, RowWriter, Scenario, iter_jsonl, write_jsonl
+from matrix.records import Action, Profile, Scenario
 from matrix.simulation.config import SimulatorConfig
 from matrix.simulation.modulator import Communication
 from matrix.simulation.profiles import load_profiles

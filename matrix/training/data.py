@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matrix.records import Conversation, Message, PreferencePair, iter_jsonl
+from matrix.jsonl import iter_jsonl
+from matrix.records import Conversation, Message, PreferencePair
 from matrix.training.recipe import TrainingError
 
 

@@ -14,7 +14,8 @@ import matrix
 from matrix.analysis.stage import Analyse, overlap, place
 from matrix.analysis.table import line
 from matrix.engines.embedder import EmbedderConfig
-from matrix.records import Conversation, Drop, Message, Origin, PreferencePair, Question, Score, Tags, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Conversation, Drop, Message, Origin, PreferencePair, Question, Score, Tags
 from matrix.stage import Result
 
 MINILM = yaml.safe_load((Path(matrix.__file__).parents[1] / "conf/embedder/minilm.yaml").read_text())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from matrix.evaluation.compare import CompareError, compare
-from matrix.records import Judgement, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Judgement
 
 
 def result(path, model, preferences, judge="judge"):

@@ -19,8 +19,9 @@ from matrix.evaluation.config import (
 )
 from matrix.evaluation.questions import EvaluationError
 from matrix.evaluation.stage import Answer, Evaluate
+from matrix.jsonl import read_jsonl
 from matrix.records import Answer as AnswerRow
-from matrix.records import Judgement, read_jsonl
+from matrix.records import Judgement
 from matrix.stage import Result
 
 QUESTIONS = 6

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from matrix.evaluation.questions import EvaluationError, fetch, pin, read_answers, read_questions, select
+from matrix.jsonl import RowError
 from matrix.provenance import sha256_file
-from matrix.records import Question, RowError
+from matrix.records import Question
 
 COMMIT = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.filtering.length import LengthConfig
 from matrix.filtering.stage import Filter
-from matrix.records import Conversation, Message, Origin, PreferencePair, Tags, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Conversation, Message, Origin, PreferencePair, Tags
 from matrix.simulation.profiles import ProfilesConfig
 from matrix.stage import Result, Stage
 from matrix.store import Store, StoreConfig

@@ -10,7 +10,8 @@ from small_store import Generate, Small, Tag, model
 from matrix.engines.base import ModelConfig
 from matrix.export.folder import export
 from matrix.export.source import find
-from matrix.records import Conversation, Message, Origin, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Conversation, Message, Origin
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@ import random
 import pytest
 
 from matrix.filtering.base import Facts
-from matrix.filtering.decontaminate import WORD, ContaminationError, DecontaminateConfig, folded
+from matrix.filtering.decontaminate import ContaminationError, DecontaminateConfig
 from matrix.filtering.dedup import Part
 from matrix.records import Conversation, Message, Origin
+from matrix.texts import WORD, folded
 
 ORIGIN = Origin(stage="generate-test")
 TRAM = (

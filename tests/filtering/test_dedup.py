@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrix.filtering.base import Facts
-from matrix.filtering.dedup import DedupConfig, Method, Part, bands, jaccard, ngrams
+from matrix.filtering.dedup import DedupConfig, Method, Part
 from matrix.records import Conversation, Message, Origin, PreferencePair
+from matrix.texts import bands, jaccard, ngrams
 
 ORIGIN = Origin(stage="generate-test")
 WORDS = ["shop", "menu", "budget", "plan", "week", "patient", "harvest", "engine", "night", "train", "letter", "light"]

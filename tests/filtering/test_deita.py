@@ -5,10 +5,11 @@ import pytest
 from rows_and_rewards import conversation
 
 import matrix.filtering.deita
-from matrix.filtering.base import Facts, Need, instruction
+from matrix.filtering.base import Facts, Need
 from matrix.filtering.dedup import Part
 from matrix.filtering.deita import DeitaConfig
 from matrix.records import Tags
+from matrix.rows import instruction
 
 
 class Angles:

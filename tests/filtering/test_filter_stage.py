@@ -13,18 +13,8 @@ from matrix.filtering.length import LengthConfig
 from matrix.filtering.rewarded import MarginConfig, RewardedConfig
 from matrix.filtering.stage import Filter, for_conversations, needs
 from matrix.filtering.window import Window
-from matrix.records import (
-    Conversation,
-    Drop,
-    Message,
-    Origin,
-    PreferencePair,
-    Question,
-    RowError,
-    Score,
-    read_jsonl,
-    write_jsonl,
-)
+from matrix.jsonl import RowError, read_jsonl, write_jsonl
+from matrix.records import Conversation, Drop, Message, Origin, PreferencePair, Question, Score
 from matrix.stage import Result
 
 ORIGIN = Origin(stage="generate-test", templates={"simple.jinja": "0123456789ab"}, seed=3)

@@ -12,7 +12,8 @@ import matrix
 from matrix.engines.base import ModelConfig
 from matrix.filtering.likelihood import Likely
 from matrix.filtering.scorer import ScorerConfig
-from matrix.records import Conversation, Likelihood, Message, Origin, PreferencePair, read_jsonl, write_jsonl
+from matrix.jsonl import read_jsonl, write_jsonl
+from matrix.records import Conversation, Likelihood, Message, Origin, PreferencePair
 from matrix.stage import Result
 
 ORIGIN = Origin(stage="generate-0")

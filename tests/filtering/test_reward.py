@@ -12,17 +12,8 @@ from matrix.engines.base import ModelConfig
 from matrix.filtering.reward import Reward, RewardConfig, RewardError
 from matrix.filtering.reward_models import JudgeReward
 from matrix.filtering.sanity import PAIRS, ObviousPair, Sanity
-from matrix.records import (
-    Conversation,
-    Failure,
-    Message,
-    Origin,
-    PreferencePair,
-    Rollout,
-    Score,
-    read_jsonl,
-    write_jsonl,
-)
+from matrix.jsonl import read_jsonl, write_jsonl
+from matrix.records import Conversation, Failure, Message, Origin, PreferencePair, Rollout, Score
 from matrix.stage import Result
 
 ORIGIN = Origin(stage="generate-0")

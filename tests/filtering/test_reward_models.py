@@ -25,8 +25,9 @@ from matrix.filtering.reward_models import (
 )
 from matrix.filtering.scorer import Head, Job, Measured, Scorer, ScorerConfig
 from matrix.filtering.scoring import Causal, Classifier
+from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.progress import Progress
-from matrix.records import Conversation, Failure, Message, Origin, Score, read_jsonl, write_jsonl
+from matrix.records import Conversation, Failure, Message, Origin, Score
 from matrix.stage import Result
 
 SIZES = {

@@ -8,9 +8,10 @@ from rows_and_rewards import conversation, pair
 
 from matrix.engines.base import EngineName, ModelConfig
 from matrix.filtering.rollouts import Roll, RolloutConfig
+from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.progress import Usage
 from matrix.prompting import Decoding
-from matrix.records import Message, Rollout, read_jsonl, write_jsonl
+from matrix.records import Message, Rollout
 from matrix.stage import Result
 
 NAMES = ["one", "two", "three"]

@@ -21,9 +21,10 @@ from matrix.filtering.tags import (
     options,
     parser,
 )
+from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.progress import Usage
 from matrix.prompting import Asker, Unparsable
-from matrix.records import Conversation, Failure, Message, Origin, PreferencePair, Tags, read_jsonl, write_jsonl
+from matrix.records import Conversation, Failure, Message, Origin, PreferencePair, Tags
 from matrix.stage import Result
 
 ORIGIN = Origin(stage="generate-0")

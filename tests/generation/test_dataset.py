@@ -12,7 +12,8 @@ from matrix.engines.embedder import EmbedderConfig
 from matrix.generation.dataset import DatasetConfig, Responses
 from matrix.generation.sources import ColumnsConfig, SourceConfig, SourceError, UnusableRow, at, chat, sample
 from matrix.generation.stage import Generate
-from matrix.records import Conversation, read_jsonl
+from matrix.jsonl import read_jsonl
+from matrix.records import Conversation
 
 SHAREGPT = {
     "id": "QWJhYvA_0",

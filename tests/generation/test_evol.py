@@ -9,7 +9,7 @@ from matrix.generation.evol import EvolConfig, Operation
 from matrix.generation.scenarios import CATEGORIES
 from matrix.generation.seeds import SHIPPED, Seed, read_seeds
 from matrix.generation.sources import SourceError
-from matrix.records import read_jsonl
+from matrix.jsonl import read_jsonl
 
 
 def rewritten(_, dice):

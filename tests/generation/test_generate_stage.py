@@ -13,9 +13,10 @@ from matrix.engines.embedder import EmbedderConfig
 from matrix.generation.preference import PolicyPairsConfig
 from matrix.generation.scenarios import Kind, ScenarioConfig
 from matrix.generation.stage import Generate, Prefer
+from matrix.jsonl import read_jsonl
 from matrix.progress import Usage
 from matrix.prompting import Decoding
-from matrix.records import Action, Agent, Conversation, Failure, PreferencePair, Scenario, read_jsonl
+from matrix.records import Action, Agent, Conversation, Failure, PreferencePair, Scenario
 from matrix.stage import Result
 
 

@@ -8,8 +8,9 @@ from matrix.engines.base import Completion, EngineName, ModelConfig
 from matrix.engines.embedder import EmbedderConfig
 from matrix.generation.magpie import MagpieConfig, first_turn
 from matrix.generation.stage import Generate
+from matrix.jsonl import read_jsonl
 from matrix.prompting import Decoding, Unparsable
-from matrix.records import Conversation, read_jsonl
+from matrix.records import Conversation
 
 
 def talk(prompt, dice):

@@ -7,7 +7,8 @@ import pytest
 
 from matrix.generation.pair_datasets import DatasetPairsConfig, ImportPairs, pair
 from matrix.generation.sources import ColumnsConfig, SourceConfig, UnusableRow
-from matrix.records import Failure, PreferencePair, read_jsonl
+from matrix.jsonl import read_jsonl
+from matrix.records import Failure, PreferencePair
 
 
 def turns(*texts, first="user"):

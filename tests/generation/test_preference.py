@@ -5,17 +5,8 @@ import pytest
 from matrix.filtering.rollouts import RolloutConfig
 from matrix.generation.preference import BestOfNConfig, Candidate, Pick, Rejected, picked
 from matrix.generation.scenarios import ScenarioConfig
-from matrix.records import (
-    Conversation,
-    Failure,
-    Message,
-    Origin,
-    PreferencePair,
-    Rollout,
-    Score,
-    read_jsonl,
-    write_jsonl,
-)  # fmt: skip
+from matrix.jsonl import read_jsonl, write_jsonl
+from matrix.records import Conversation, Failure, Message, Origin, PreferencePair, Rollout, Score
 from matrix.stage import Result
 
 ORIGIN = Origin(stage="generate-test")

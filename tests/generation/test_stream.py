@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from society_fakes import FakeModel, HashedWords
 
 from matrix.engines.journal import Journal, canonical_call, key_of
-from matrix.filtering.dedup import jaccard, ngrams
 from matrix.generation.base import Draft, Materials
 from matrix.generation.scenarios import ScenarioConfig, ScenarioWriter
 from matrix.generation.stream import NGRAM, NearDuplicates, Stream
 from matrix.progress import Progress
 from matrix.prompting import Asker
 from matrix.records import Failure, Message, Origin
+from matrix.texts import jaccard, ngrams
 
 ASKER = Asker("matrix.generation", FakeModel(), "test")
 """Reading the prompts takes longer than a stream does."""
@@ -46,15 +46,16 @@ class Source:
     finished: list[int] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     under_way: int = 0
-    most_under_way: int = 0
+    drafting: int = 0
+    most_drafted: int = 0
     seen: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self):
         self._dice = random.Random(self.shuffle)
 
-    async def _work(self, number):
+    async def _work(self, number, drafting=0):
         self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.most_drafted = max(self.most_drafted, drafting)
         try:
             for _ in range(self._dice.randrange(6)):
                 await asyncio.sleep(0)
@@ -68,7 +69,9 @@ class Source:
         self.drafted.append(number)
         if self.patient:
             self.seen[number] = [draft.number for draft in await earlier()]
-        await self._work(number)
+        self.drafting += 1
+        await self._work(number, self.drafting)
+        self.drafting -= 1
         row, text = self.materials.row(number), self.plan[number].text
         if text is None:
             self.materials.fail(row, "instruction", "", "nothing")
@@ -142,7 +145,7 @@ def test_any_order_gives_what_one_worker_would_make(plan, num_rows, shuffle, win
     done = ran(plan, num_rows, shuffle, window, patient=patient)
     assert [row.id for row in done.rows] == [f"row-{n:05}" for n in numbers]
     assert sorted(done.source.drafted) == list(range(asked))  # the shortest prefix that holds the rows, and each once
-    assert done.source.most_under_way <= window
+    assert done.source.most_drafted <= window
     assert done.progress.done == len(numbers)
     assert (done.account["made"], done.account["asked"]) == (len(numbers), asked)
     assert sum(done.account["lost"].values()) == asked - len(numbers)
@@ -195,7 +198,7 @@ def test_a_repetition_of_what_was_not_answered_is_a_repetition():
 
 def test_the_lowest_number_is_the_original_whoever_comes_first():
     class Backwards(Source):
-        async def _work(self, number):
+        async def _work(self, number, drafting=0):
             for _ in range(40 - 10 * number):
                 await asyncio.sleep(0)
 
@@ -242,7 +245,7 @@ def test_an_error_ends_all_and_leaves_nothing_under_way(where):
                 raise RuntimeError("the model is gone")
             return await super().finish(draft)
 
-        async def _work(self, number):
+        async def _work(self, number, drafting=0):
             if number != 2:
                 self.under_way += 1
                 try:
@@ -254,9 +257,9 @@ def test_an_error_ends_all_and_leaves_nothing_under_way(where):
     failing = Ran(plan(*(f"{n} {n + 1} {n + 2}" for n in range(8))), 8, window=5, writer=Failing)
     with pytest.raises(RuntimeError, match="the model is gone"):
         failing.go()
-    assert sorted(failing.source.cancelled) == [0, 1, 3, 4]
+    # Where candidate 2 was drafted, another one took its place in the window.
+    assert sorted(failing.source.cancelled) == ([0, 1, 3, 4] if where == "draft" else [0, 1, 3, 4, 5])
     assert failing.source.under_way == 0
-    assert set(failing.source.drafted) <= {0, 1, 2, 3, 4}
 
 
 class Remembering:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from matrix.analysis.stage import Analyse
 from matrix.engines.base import ModelConfig
+from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.records import (
     Action,
     Agent,
@@ -28,8 +29,6 @@ from matrix.records import (
     Scenario,
     Score,
     Tags,
-    read_jsonl,
-    write_jsonl,
 )
 from matrix.stage import Result, Stage
 from matrix.store import Store, StoreConfig

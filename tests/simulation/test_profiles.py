@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import yaml
 
-from matrix.records import Profile, RowError
+from matrix.jsonl import RowError
+from matrix.records import Profile
 from matrix.simulation.profiles import BadRow, ProfilesConfig, load_profiles
 from matrix.simulation.synthetic import material, synthetic_profile
 from matrix.stage import identity

@@ -14,9 +14,10 @@ from society_fakes import FakeModel, HashedWords, lived, scripted_simulation, si
 
 from matrix.engines.base import ModelConfig
 from matrix.engines.embedder import EmbedderConfig
+from matrix.jsonl import read_jsonl
 from matrix.progress import Usage
 from matrix.prompting import Decoding
-from matrix.records import Action, Agent, Failure, Profile, Scenario, read_jsonl
+from matrix.records import Action, Agent, Failure, Profile, Scenario
 from matrix.simulation.config import Closes
 from matrix.simulation.grouping import Grouping, GroupingConfig
 from matrix.simulation.memory import MemoryConfig

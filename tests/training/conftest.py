@@ -7,7 +7,7 @@ import pytest
 from tiny_tokenizer import tiny_tokenizer
 from training_samples import conversation, pair
 
-from matrix.records import write_jsonl
+from matrix.jsonl import write_jsonl
 from matrix.stage import Result
 
 TEXT = Path(__file__).parents[2] / "matrix" / "records.py"

@@ -3,7 +3,8 @@ import copy
 import pytest
 from training_samples import conversation, pair
 
-from matrix.records import Message, write_jsonl
+from matrix.jsonl import write_jsonl
+from matrix.records import Message
 from matrix.training.data import Renderer, read_examples
 from matrix.training.recipe import TrainingError
 

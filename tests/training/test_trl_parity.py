@@ -29,7 +29,8 @@ def test_sft_masks_and_loss(tmp_path, model, tokenizer, conversations, sft_examp
     from datasets import Dataset
     from trl.chat_template_utils import llama3_training_chat_template
 
-    from matrix.records import Conversation, read_jsonl
+    from matrix.jsonl import read_jsonl
+    from matrix.records import Conversation
 
     marked = copy.deepcopy(tokenizer)
     marked.chat_template = llama3_training_chat_template
@@ -55,7 +56,8 @@ def test_dpo_loss(tmp_path, model, model_config, tokenizer, pairs, dpo_examples)
     from datasets import Dataset
     from transformers import LlamaForCausalLM
 
-    from matrix.records import PreferencePair, read_jsonl
+    from matrix.jsonl import read_jsonl
+    from matrix.records import PreferencePair
 
     torch.manual_seed(2)
     reference = LlamaForCausalLM(model_config).eval()
