@@ -158,7 +158,8 @@ def test_a_plan_of_a_grid_runs_nothing(tmp_path):
     kept = set(re.findall(r"│ kept .*(filter-\w{12})", done.stdout))
     assert len(kept) == 3  # a filter of pairs leaves the rows of SFT alone
     assert len(set(re.findall(r"filter-\w{12}", done.stdout)) - kept) == 4
-    assert len(set(re.findall(r"rollout-\w{12}", done.stdout))) == 2  # SFT rows and pairs, whatever else is in the chain
+    # Rollouts of SFT rows and of pairs, whatever else is in the chain.
+    assert len(set(re.findall(r"rollout-\w{12}", done.stdout))) == 2
     assert not (tmp_path / "outputs" / "store").exists()
     assert not list(tmp_path.glob("outputs/**/result.json"))
 

@@ -110,6 +110,7 @@ class Workshop:
             "llm.model": self.rules, "llm.revision": None, "llm.engine": "scripted",
             "judge.model": self.folder / "judge.jsonl", "judge.revision": None, "judge.engine": "scripted",
             "model.model": self.folder / "model", "model.revision": None, "model.engine": "openvino",
+            "analysis": str(analysed(config)).lower(),
         }  # fmt: skip
         if config.reward:
             told |= {"reward.policy.model": self.folder / "model", "reward.policy.revision": None,
@@ -148,13 +149,18 @@ def workshop(tmp_path_factory):
     return Workshop(tmp_path_factory.mktemp("presets"))
 
 
+def analysed(config):
+    """The demo's data is analysed; for the others the embedder would take longer than all the rest."""
+    return config.name == "demo"
+
+
 def promised(config):
     """Names in `pipeline.py` of all results that a cell with this config makes."""
     names = ["base"]
     if config.recipe.sft:
-        names += ["society", "rows", "kept", "analysis", "sft"]
+        names += ["society", "rows", "kept", *(["analysis"] if analysed(config) else []), "sft"]
     if config.recipe.dpo:
-        names += ["pairs", "kept_pairs", "pair_analysis", "tuned"]
+        names += ["pairs", "kept_pairs", *(["pair_analysis"] if analysed(config) else []), "tuned"]
     return [*names, "answers", *(["reference"] if config.evaluation.needs_base() else []), "scores"]
 
 
