@@ -39,13 +39,15 @@ from matrix.simulation.stage import Simulate
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def stage(agents: int, communication: str, fork_from: str | None = None, turns: str = "in_turn") -> Simulate:
+def stage(
+    agents: int, communication: str, fork_from: str | None = None, turns: str = "in_turn", lag: int = 1
+) -> Simulate:
     """A society of so many agents, sampled as the demo's is."""
     toy = yaml.safe_load((CONF / "simulator/toy.yaml").read_text())
     groups = agents // 4
     simulator = SimulatorConfig(
         num_agents=agents, num_scenarios=2 * groups, communication=Communication(communication), fork_from=fork_from,
-        turns=Turns(turns),
+        turns=Turns(turns), exchange_lag=lag,
         grouping=GroupingConfig(num_groups=groups, min_size=3, max_size=5), memory=MemoryConfig(**toy["memory"]),
         max_observations=toy["max_observations"], max_posts=toy["max_posts"], share_candidates=3, plan_steps=3,
         **{name: Decoding(**toy[name]) for name in ("birth", "acting", "routing")},
@@ -108,11 +110,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="8 agents, structured alone")
     parser.add_argument("--agents", type=int, help="another size, structured alone")
     parser.add_argument("--turns", default="in_turn", choices=list(Turns))
+    parser.add_argument("--lag", type=int, default=1, help="scenarios until messages between groups arrive")
     options = parser.parse_args()
     agents = options.agents or (8 if options.quick else 24)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
-        first, usage = lived(stage(agents, "structured", turns=options.turns), store)
+        first, usage = lived(stage(agents, "structured", turns=options.turns, lag=options.lag), store)
         entries = [entry for entry in read_jsonl(first / "journal.jsonl", Entry)]
         seconds = asyncio.run(bare(stage(agents, "structured").llm, entries))
         out = sum(entry.completion.completion_tokens for entry in entries)
@@ -131,7 +134,9 @@ def main() -> None:
         runs = {"structured": first}
         if not (options.quick or options.agents):
             for communication in ("random", "none"):
-                runs[communication], _ = lived(stage(agents, communication, first.name, options.turns), store)
+                runs[communication], _ = lived(
+                    stage(agents, communication, first.name, options.turns, options.lag), store
+                )
         names = ("within", "across", "distinct-1", "distinct-2", "distinct-3", "distance", "Vendi")
         print(f"{'':>11} " + " ".join(f"{name:>10}" for name in names))
         for communication, work in runs.items():

@@ -118,6 +118,9 @@ def register() -> None:
     Plugins.instance().register(Experiments)
     OmegaConf.register_new_resolver("cell_id", _cell_id, replace=True)
     store = ConfigStore.instance()
+    # Hydra copies all its sources for every group that `--help` lists and every cell that is composed, and reads the
+    # copies. Of this one, with all schemas in it, that would take seconds.
+    type(store).__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store.store(name="schema", node=MatrixConfig)
     for group, nodes in VARIANTS.items():
         for name, node in nodes.items():
