@@ -17,6 +17,8 @@ from matrix.report.cells import Grid, StageRun
 
 WHAT = {"analysis": "Instruction-response rows", "pair_analysis": "Preference pairs"}
 """Alias of an analysis -> what it is of."""
+SOURCES = {"analysis": ["rows"], "pair_analysis": ["prompts", "pairs"]}
+"""Alias of an analysis -> of what made the rows."""
 SCALES = {
     "task_category": ("Task category (paper figure 7a)", None),
     "input_quality": ("Quality of the instructions (paper figure 5a)", LABELS[TagName.quality]),
@@ -62,8 +64,19 @@ def analyses(grid: Grid, most: int) -> list[Analysis]:
     found = []
     for run in list(grid.results(*WHAT).values())[:most]:
         if (told := grid.json(run, "analysis.json")) is not None:
-            found.append(_analysis(run, told))
+            analysis = _analysis(run, told)
+            source = grid.beside(run, *SOURCES[run.alias])
+            if source and (account := grid.json(source, "generation.json")):
+                analysis.balance.insert(0, made(account))
+            found.append(analysis)
     return found
+
+
+def made(account: Mapping[str, Any]) -> str:
+    """What a generator says of its candidates, in a sentence."""
+    lost = ", ".join(f"{number} {why}" for why, number in account["lost"].items())
+    told = f"{account['made']} of {account['wanted']} rows made out of {account['asked']} candidates"
+    return told + (f"; lost: {lost}" if lost else "") + (f". Short: {account['short']}" if "short" in account else "")
 
 
 def _analysis(run: StageRun, told: dict[str, Any]) -> Analysis:

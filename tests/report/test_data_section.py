@@ -11,7 +11,7 @@ from handmade_grids import Builder
 from test_html import HOSTILE, Page
 
 from matrix.report.cells import Grid, read_grid
-from matrix.report.data import analyses, label_shares
+from matrix.report.data import analyses, label_shares, made
 from matrix.report.filters import chains, changes, overlap
 from matrix.report.html import render
 
@@ -127,3 +127,10 @@ def test_a_grid_without_analyses_has_no_such_section(builder: Builder):
     assert "The data" not in page.text
     assert "Which rules say the same" not in page.text
     assert "What the filters dropped" in page.text
+
+
+def test_a_shortfall_is_explained():
+    account = {"wanted": 9, "made": 4, "asked": 12, "lost": {"no answer": 2}, "short": "max_tries: 12 candidates"}
+    assert made(account) == (
+        "4 of 9 rows made out of 12 candidates; lost: 2 no answer. Short: max_tries: 12 candidates"
+    )
