@@ -1,9 +1,10 @@
 """A real society on the embedded language model: how busy it keeps the engine, and what communication does to it.
 
 24 agents in 6 groups live through 2 scenarios each. First the stage's tokens per second against the bare engine's,
-which gets the same prompts as one batch; loading the model is left out of both. Then the same society with structured,
-random and no communication (births are taken from the first journal): messages, distinct n-grams of the scenario
-summaries, and their diversity as embeddings (mean pairwise cosine distance; Vendi score, Friedman and Dieng 2023).
+which gets the same prompts as one batch, and as many at a time as there are agents; loading the model is left out of
+both. Then the same society with structured, random and no communication (births are taken from the first journal):
+messages, distinct n-grams of the scenario summaries, and their diversity as embeddings (mean pairwise cosine distance;
+Vendi score, Friedman and Dieng 2023).
 
     python benchmarks/embedded_society.py --quick
 """
@@ -66,13 +67,13 @@ def lived(made: Simulate, store: Path) -> tuple[Path, dict[str, Any]]:
     return work, json.loads((work / "usage.json").read_text())
 
 
-async def bare(config: ModelConfig, entries: list[Entry]) -> float:
-    """Seconds for the engine to answer all prompts at once."""
+async def bare(config: ModelConfig, entries: list[Entry], most: int) -> float:
+    """Seconds for the engine to answer all prompts, at most so many at a time."""
     engine = await OpenVinoEngine.start(config)
     try:
         await engine.chat(entries[0].messages, msgspec.structs.replace(entries[0].sampling, max_tokens=1))
         start = time.perf_counter()
-        slots = asyncio.Semaphore(config.concurrency)
+        slots = asyncio.Semaphore(most)
 
         async def one(entry: Entry) -> None:
             async with slots:
@@ -117,19 +118,21 @@ def main() -> None:
         store = Path(folder)
         first, usage = lived(stage(agents, "structured", turns=options.turns, lag=options.lag), store)
         entries = [entry for entry in read_jsonl(first / "journal.jsonl", Entry)]
-        seconds = asyncio.run(bare(stage(agents, "structured").llm, entries))
+        llm = stage(agents, "structured").llm
         out = sum(entry.completion.completion_tokens for entry in entries)
-        rates = usage["tokens_out"] / usage["busy"], out / seconds
+        batch, paced = (out / asyncio.run(bare(llm, entries, most)) for most in (llm.concurrency, agents))
+        rate = usage["tokens_out"] / usage["busy"]
         failures = Counter(failure.purpose for failure in read_jsonl(first / "failures.jsonl", Failure))
         print(f"{agents} agents, {usage['calls']} calls, {usage['tokens_in']} tokens in, {usage['tokens_out']} out")
-        print(f"stage {rates[0]:.0f} tokens/s, bare engine {rates[1]:.0f}: {rates[0] / rates[1]:.1%}")
+        print(f"stage {rate:.0f} tokens/s, bare engine with all prompts in one batch {batch:.0f}: {rate / batch:.1%}")
+        print(f"bare engine with {agents} prompts at a time, one an agent, {paced:.0f}: {rate / paced:.1%}")
         print(f"no call in flight for {usage['seconds'] - usage['busy']:.1f} s: model loading, clustering")
         print(f"prompt tokens in shared prefixes: {usage['tokens_shared'] / usage['tokens_in']:.1%}")
         print(f"answers that could not be parsed: {dict(failures)}\n")
         result: dict[str, Any] = {
-            "benchmark": "embedded_society", "agents": agents, "calls": usage["calls"], "stage": round(rates[0], 1),
-            "bare": round(rates[1], 1), "shared": round(usage["tokens_shared"] / usage["tokens_in"], 4),
-            "unparsed": dict(failures),
+            "benchmark": "embedded_society", "agents": agents, "calls": usage["calls"], "stage": round(rate, 1),
+            "bare": round(batch, 1), "paced": round(paced, 1), "shared": round(usage["tokens_shared"] /
+            usage["tokens_in"], 4), "unparsed": dict(failures),
         }  # fmt: skip
         runs = {"structured": first}
         if not (options.quick or options.agents):
