@@ -200,7 +200,7 @@ def _explained(error: Exception) -> int:
     print(f"matrix: {text}", file=sys.stderr)
     wrong = re.search(r"override '([^']+)'", text)
     wrong = wrong or (re.search(r"full_key: ([\w.]+)", text) if "not in '" in text else None)
-    wrong = wrong or re.search(r"Key '([^']+)'|Could not find '([^']+)'", text)
+    wrong = wrong or re.search(r"Key '([^']+)'|Could not (?:find|load) '([^']+)'", text)
     if wrong:
         word = next(group for group in wrong.groups() if group)
         near = get_close_matches(word, _names(), n=3, cutoff=0.75) or get_close_matches(word, _names(), n=3)

@@ -17,7 +17,7 @@ from matrix.store import Mode
 OPTIONS = sorted(cli.ROOT.glob("conf/*/*.yaml"))
 PRESETS = sorted(cli.ROOT.glob("experiments/experiment/*.yaml"))
 ABLATIONS = sorted(cli.ROOT.glob("experiments/ablation/*.yaml"))
-SERVER = {"model": "served", "endpoints": "[http://127.0.0.1:8000/v1]", "source.path": "rows.jsonl"}
+SERVER = {"model": "served", "endpoints": "[http://127.0.0.1:8000/v1]", "source.path": "somebody/rows"}
 """What options for any server, or any file, leave open."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matrix.engines.base import HOW
-from matrix.engines.sources import source_identity
+from matrix.engines.sources import SourceError, source_identity
 from matrix.records import Message
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class SourceConfig:
     """Commit, branch or tag on the hub; null takes what is newest on the day."""
     streaming: bool = field(default=False, metadata=HOW)
     """Read a hub data set once over the network instead of storing it: the same rows, no disk."""
+
+    def __post_init__(self) -> None:
+        if Path(self.path).suffix in LOADERS and not Path(self.path).exists():
+            raise SourceError(f"source.path: there is no file {Path(self.path).absolute()}; hub ids are OWNER/NAME")
 
     @property
     def name(self) -> str:
