@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matrix.engines.base import HOW
-from matrix.engines.sources import SourceError, source_identity
+from matrix.engines.sources import source_identity
 from matrix.records import Message
 
 if TYPE_CHECKING:
