@@ -9,6 +9,7 @@ from matrix.jsonl import read_jsonl
 from matrix.records import Row
 
 SHIPPED = Path(__file__).parent / "seeds.jsonl"
+"""Not part of a result's key: who changes it raises `GenerationStage.version`."""
 
 
 class Seed(Row, frozen=True, kw_only=True):

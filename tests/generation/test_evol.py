@@ -144,7 +144,7 @@ def test_a_file_without_tasks_is_refused(tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"text": "once upon a time"}\n')
     with pytest.raises(SourceError, match="no row of it has a task"):
         read_seeds(str(tmp_path / "mine.jsonl"))
-    with pytest.raises(SourceError, match="file or folder that exists"):
+    with pytest.raises(SourceError, match="there is no file"):
         read_seeds(str(tmp_path / "missing.jsonl"))
 
 
