@@ -8,13 +8,23 @@ from small_cell import configured
 
 from matrix.config import Until
 from matrix.engines.base import ModelConfig
+from matrix.filtering.learnability import LearnabilityConfig
 from matrix.filtering.length import LengthConfig
+from matrix.filtering.reward_models import ImplicitReward
+from matrix.filtering.rewarded import MarginConfig
+from matrix.filtering.tagged import QualityConfig
+from matrix.generation.magpie import MagpieConfig
+from matrix.generation.pair_datasets import DatasetPairsConfig
+from matrix.generation.preference import BestOfNConfig
+from matrix.generation.scenarios import ScenarioConfig
+from matrix.generation.sources import SourceConfig
 from matrix.pipeline import run
 from matrix.plan import make_plan, plan_table
 from matrix.store import Mode, Store, StoreConfig
 from matrix.training.recipe import RecipeConfig
 from matrix.training.stage import Import
 
+IMPLICIT = ImplicitReward(policy=ModelConfig(model="a/policy"))
 ALL = [
     "base", "society", "rows", "kept", "analysis", "sft", "pairs", "kept_pairs", "pair_analysis", "tuned", "answers",
     "reference", "scores",
@@ -59,6 +69,31 @@ class TestStages:
         assert [stage.alias for stage in stages] == ["base", "answers", "reference", "scores"]
         assert stages[1].name == stages[2].name
         assert stages[2].hit
+
+    def test_no_society_for_generators_that_need_none(self, tmp_path):
+        config = configured(tmp_path, generator=MagpieConfig(), recipe=RecipeConfig(dpo=None))
+        assert aliases(config)[:3] == ["base", "rows", "kept"]
+        assert "society" in aliases(configured(tmp_path, generator=MagpieConfig()))  # for the pairs
+
+    def test_what_filters_need_is_measured_before_them(self, tmp_path):
+        chain = {"learnability": LearnabilityConfig(), "margin": MarginConfig(), "quality": QualityConfig()}
+        config = configured(tmp_path, filters=chain, reward=IMPLICIT, until=Until.dpo)
+        measured = ["tags", "sanity", "rollouts", "rollout_rewards", "kept", "analysis"]
+        of_pairs = ["tags", "sanity", "rewards", "rollouts", "rollout_rewards"]
+        assert aliases(config) == [
+            *("base", "society", "rows", *measured, "sft", "pairs"),
+            *(f"pair_{name}" for name in of_pairs), "kept_pairs", "pair_analysis", "tuned",
+        ]  # fmt: skip
+
+    def test_best_of_n_is_prompts_samples_and_rewards(self, tmp_path):
+        preference = BestOfNConfig(generator=ScenarioConfig(num_rows=3))
+        made = aliases(configured(tmp_path, preference=preference, reward=IMPLICIT, until=Until.prefer))
+        assert made[-6:] == ["prompts", "best_sanity", "prompt_rewards", "samples", "sample_rewards", "pairs"]
+
+    def test_pairs_of_a_data_set(self, tmp_path):
+        preference = DatasetPairsConfig(source=SourceConfig(path="somebody/pairs"))
+        stages = make_plan(configured(tmp_path, preference=preference, until=Until.prefer))
+        assert (stages[-1].alias, stages[-1].name[:6]) == ("pairs", "pairs-")
 
     def test_keys_chain(self, tmp_path):
         """A changed filter leaves the society and its rows alone, and nothing after it."""
