@@ -6,7 +6,7 @@ the variance estimate, its rank correlation (Spearman) with the truth, and how m
 are dropped because k rollouts happened to earn the same, beside the number expected by chance.
 
 Then, without --quick, on the embedded model: 40 instructions x 8 rollouts, rewarded by the embedded reward; how many
-prompts have zero variance.
+prompts have zero variance, as they are and if an answer passes from the median reward on.
 
     python benchmarks/learnability.py --quick
 """
@@ -100,12 +100,13 @@ def embedded(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
     rewards = made(Reward(reward=c.reward, llm=c.llm, rows=source, rollouts=rollouts, seed=0))
     chain = Filter(filters=c.filters, rows=source, rollouts=rollouts, rollout_rewards=rewards, seed=0)
     facts = chain.facts()
-    stds = [np.std(facts.rollout_rewards[row.id], ddof=1) for row in rows]
     made(chain)
+    found = np.array([facts.rollout_rewards[row.id] for row in rows])
+    stds, passed = found.std(axis=1, ddof=1), found >= np.median(found)
     return {
-        "prompts": len(rows), "rollouts": samples, "zero_variance": int(sum(std <= 1e-6 for std in stds)),
+        "prompts": len(rows), "rollouts": samples, "zero_variance": int((stds <= 1e-6).sum()),
+        "zero_variance_pass": int((passed.all(axis=1) | ~passed.any(axis=1)).sum()),
         "std_median": float(np.median(stds)), "std_max": float(np.max(stds)),
-
         "funnel": json.loads((folder / "filter" / "funnel.json").read_text()),
     }  # fmt: skip
 
