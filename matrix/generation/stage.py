@@ -93,7 +93,7 @@ class Generate(GenerationStage):
 
     def run(self, work: Path) -> None:
         """Ask for every instruction and its response."""
-        with show("generate", self.generator.num_rows, work) as progress:
+        with show("generate", 2 * self.generator.num_rows, work) as progress:
             rows, failures = asyncio.run(self._conversations(self.generator, self.prefix, work, progress))
         write_jsonl(work / "rows.jsonl", rows)
         write_parquet(work / "rows.parquet", rows)
@@ -133,7 +133,7 @@ class Prefer(GenerationStage):
 
     async def _run(self, work: Path) -> None:
         generator = self.preference.generator
-        with show("prefer", 2 * generator.num_rows, work) as progress:
+        with show("prefer", 3 * generator.num_rows, work) as progress:
             rows, failures = await self._conversations(generator, "pair", work, progress)
             rejected = await self._rejected(rows, work, progress)
         pairs = []

@@ -28,6 +28,7 @@ class Stream:
     """The candidates of one data set.
 
     Args:
+        progress: advances by two a row, one for the draft and one for the answer.
         window: candidates that are drafted at once; twice the calls that the model serves at once keeps it busy.
     """
 
@@ -45,7 +46,7 @@ class Stream:
         self._drafted: dict[int, int] = {}
         """Candidate -> number of failures when it was drafted."""
         self._live: set[asyncio.Task[None]] = set()
-        self._drafting = 0
+        self._drafting = self._told = 0
         exact = config.near_duplicate == 1
         self._near = SameWords() if exact else NearDuplicates(config.near_duplicate)
 
@@ -113,6 +114,7 @@ class Stream:
         if draft is None:
             self._lose(number, "no instruction")
             return
+        self._tell()
         self._launch()
         for other in self._near.similar_and_add(number, draft.text):
             first, later = min(number, other), max(number, other)
@@ -127,13 +129,19 @@ class Stream:
             self._lose(number, "no answer")
             return
         self._rows[number] = row
-        self._progress.advance()
+        self._tell()
 
     def _lose(self, number: int, why: str) -> None:
-        if self._rows.pop(number, None):
-            self._progress.advance(-1)
+        self._rows.pop(number, None)
         self._lost[number] = why
+        self._tell()
         self._launch()
+
+    def _tell(self) -> None:
+        """Show how far it is: a draft is one half of a row, its answer the other."""
+        done = len(self._drafted) - len(self._lost) + len(self._rows)  # only what was drafted is lost
+        self._progress.advance(done - self._told)
+        self._told = done
 
     async def _earlier(self, number: int) -> Sequence[Draft]:
         for draft in self._drafts[:number]:

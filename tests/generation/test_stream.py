@@ -101,7 +101,7 @@ class Ran:
         )  # fmt: skip
         self.materials.asker.failures = []
         self.source = writer(self.materials, plan, shuffle, **more)
-        self.progress = Progress("test", num_rows)
+        self.progress = Progress("test", 2 * num_rows)
         self.stream = Stream(config, self.materials, self.source, self.progress, window)
 
     def go(self):
@@ -146,7 +146,7 @@ def test_any_order_gives_what_one_worker_would_make(plan, num_rows, shuffle, win
     assert [row.id for row in done.rows] == [f"row-{n:05}" for n in numbers]
     assert sorted(done.source.drafted) == list(range(asked))  # the shortest prefix that holds the rows, and each once
     assert done.source.most_drafted <= window
-    assert done.progress.done == len(numbers)
+    assert done.progress.done == 2 * len(numbers)
     assert (done.account["made"], done.account["asked"]) == (len(numbers), asked)
     assert sum(done.account["lost"].values()) == asked - len(numbers)
     assert ("short" in done.account) == (len(numbers) < num_rows)
