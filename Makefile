@@ -36,7 +36,7 @@ demo: .venv/.ready
 	$(BIN)/matrix experiment=demo $(ARGS)
 
 test: .venv/.ready
-	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: .venv/.ready
 	$(BIN)/ruff check
