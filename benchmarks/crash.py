@@ -27,7 +27,7 @@ SHIPPED = [
     sys.executable, "-m", "matrix", "until=filter", "name=crash", "reward=embedded", "analysis=false",
     "filter=[length,language,dedup,decontaminate,reward,learnability]",
     "simulator.num_agents=6", "simulator.num_scenarios=2", "simulator.grouping.num_groups=2", "generator.num_rows=8",
-    "rollouts.samples=2", "rollouts.decoding.max_tokens=32",
+    "rollouts.samples=2", "rollouts.decoding.max_tokens=32", "reward.scorer.batch_tokens=256",
 ]  # fmt: skip
 SCRIPTED = """
 import asyncio, random, sys
@@ -58,7 +58,7 @@ Generate(
 ).run(work)
 """
 ROWS = ("*.jsonl", "funnel.json", "overlap.json", "generation.json")
-NOT_ROWS = ("journal", "measured")
+NOT_ROWS = ("journal", "policy")
 
 
 class Kill(NamedTuple):
@@ -72,7 +72,7 @@ class Kill(NamedTuple):
 KILLS = [
     Kill("generate", "store/generate/*/journal.jsonl", 0.4),
     Kill("rollout", "store/rollout/*/journal.jsonl", 0.4),
-    Kill("reward", "store/reward/*-rollouts-*/measured.jsonl", 0.4),
+    Kill("reward", "store/reward/*-rollouts-*/policy.jsonl", 0.4),
 ]
 QUICK = [Kill("generate", "store/generate/*/journal.jsonl", share) for share in (0.2, 0.5, 0.8)]
 
@@ -106,7 +106,7 @@ def calls(root: Path) -> tuple[int, int]:
     names: list[str] = []
     for journal in (root / "store").glob("*/*/journal*.jsonl"):
         names += [f"{journal.parent.name}/{entry.key}" for entry in iter_jsonl(journal, Entry)]
-    for measured in (root / "store").glob("*/*/measured.jsonl"):
+    for measured in (root / "store").glob("*/*/policy.jsonl"):
         names += [f"{measured.parent.name}/{line}" for line in measured.read_text().splitlines()]
     return len(names), len(names) - len(set(names))
 
@@ -124,7 +124,8 @@ def main() -> None:
         print(f"{'killed in':<10} {'at line':>8} {'of':>6}")
         results = []
         for kill in QUICK if quick else KILLS:
-            most = lines(kill.file, whole)
+            if not (most := lines(kill.file, whole)):
+                raise SystemExit(f"the undisturbed run wrote no {kill.file}")
             at = killed([*command, f"output_dir={broken}"], broken, kill.file, kill.share * most)
             print(f"{kill.stage:<10} {at:>8} {most:>6}", flush=True)
             results.append({"stage": kill.stage, "at": at, "of": most})
