@@ -98,7 +98,7 @@ def embedded(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
     rollouts = made(Roll(rollouts=c.rollouts, model=c.model, checkpoint=base, rows=source, seed=0))
     assert c.reward
     rewards = made(Reward(reward=c.reward, llm=c.llm, rows=source, rollouts=rollouts, seed=0))
-    chain = Filter(filters=c.filters, rows=source, rollouts=rollouts, rollout_rewards=rewards, seed=0)
+    chain = Filter(filters=c.filters, rows=source, rollout_rewards=rewards, seed=0)
     facts = chain.facts()
     made(chain)
     found = np.array([facts.rollout_rewards[row.id] for row in rows])

@@ -21,6 +21,11 @@ def read_rows(path: Path) -> list[TrainingRow]:
     return [*read_jsonl(path, row_type(path))]
 
 
+def count_rows(path: Path, expected: int) -> int:
+    """Rows of a file for a plan; as many as are expected where it is not there yet."""
+    return path.read_bytes().count(b"\n") if path.exists() else expected
+
+
 def row_type(source: Path) -> type[Conversation] | type[PreferencePair]:
     """What the rows of a file are, by its first line: a pair has `chosen`; an empty file counts as conversations."""
     with source.open() as file:

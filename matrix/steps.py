@@ -42,7 +42,7 @@ def refine(
     s, need, made = c.seed, needs(filters), dict[str, Result]()
     if Need.tags in need:
         tagging = c.tagging.with_tags(tag for config in filters.values() for tag in config.reads)
-        made["tags"] = store.get(Tag(tagging=tagging, llm=c.llm, rows=rows, num_rows=expected, seed=s))
+        made["tags"] = store.get(Tag(tagging=tagging, llm=c.llm, rows=rows, expected_rows=expected, seed=s))
         yield f"{name}tags", made["tags"]
     if {Need.rewards, Need.rollouts} & need:
         yield f"{name}sanity", trusted(c, store)
@@ -50,9 +50,9 @@ def refine(
         made["rewards"] = reward(c, store, rows, None, expected)
         yield f"{name}rewards", made["rewards"]
     if Need.rollouts in need:
-        made["rollouts"] = roll(c, store, rows, c.rollouts, policy, expected)
-        yield f"{name}rollouts", made["rollouts"]
-        made["rollout_rewards"] = reward(c, store, rows, made["rollouts"], expected * c.rollouts.samples)
+        rollouts = roll(c, store, rows, c.rollouts, policy, expected)
+        yield f"{name}rollouts", rollouts
+        made["rollout_rewards"] = reward(c, store, rows, rollouts, expected * c.rollouts.samples)
         yield f"{name}rollout_rewards", made["rollout_rewards"]
     if Need.likelihoods in need:
         made["likelihoods"] = store.get(Likely(model=c.model, checkpoint=policy, rows=rows, seed=s))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rensa import RMinHash
 
 TOKEN = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+|[^\w\s]")
 """A word, a Chinese or Japanese character, or a punctuation mark ("2+2" and "2-2" are different questions)."""
@@ -85,3 +89,47 @@ def folded(text: str) -> str:
 def grams(words: Gram, size: int) -> Iterator[Gram]:
     """All runs of `size` words, in order."""
     return zip(*(words[start:] for start in range(size)), strict=False)
+
+
+class Signed(NamedTuple):
+    """A text as `NearDuplicates` compares it."""
+
+    grams: frozenset[str]
+    signature: RMinHash
+
+
+class NearDuplicates:
+    """Numbered texts, and which of them another one is similar to.
+
+    MinHash only proposes candidates; what decides is the true Jaccard similarity of the n-gram sets.
+
+    Args:
+        threshold: similarity (0..1] from which on two texts are similar.
+        ngram: tokens in an n-gram.
+        num_perm: hash functions of a signature, a power of two.
+    """
+
+    def __init__(self, threshold: float, ngram: int, num_perm: int) -> None:
+        from rensa import RMinHashLSH
+
+        self._threshold, self._ngram, self._num_perm = threshold, ngram, num_perm
+        self._index = RMinHashLSH(threshold, num_perm, bands(threshold, num_perm))
+        self._grams: dict[int, frozenset[str]] = {}
+
+    def sign(self, text: str) -> Signed:
+        """The n-grams of a text and their signature."""
+        from rensa import RMinHash
+
+        signature = RMinHash(self._num_perm, PERMUTATION_SEED)
+        signature.update(sorted(grams := ngrams(text, self._ngram)))
+        return Signed(grams, signature)
+
+    def similar(self, signed: Signed) -> list[tuple[float, int]]:
+        """Similarity and number of every text that was added and is similar."""
+        found = ((jaccard(signed.grams, self._grams[number]), number) for number in self._index.query(signed.signature))
+        return [(similarity, number) for similarity, number in found if similarity >= self._threshold]
+
+    def add(self, number: int, signed: Signed) -> None:
+        """Make a text one of those that others are compared with."""
+        self._index.insert(number, signed.signature)
+        self._grams[number] = signed.grams

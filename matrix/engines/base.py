@@ -5,8 +5,10 @@ Rooms call `async with open_model(config, journal=...) as model` and know nothin
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -89,6 +91,10 @@ class ModelConfig:
             raise ValueError("budget_money needs price_in and price_out, in money per million tokens")
         if self.engine is EngineName.openai and not self.endpoints:
             raise ValueError("engine=openai needs endpoints, e.g. llm.endpoints=[http://127.0.0.1:8000/v1]")
+
+    def serving(self, folder: Path) -> ModelConfig:
+        """The same, with the checkpoint that lies in `folder`."""
+        return dataclasses.replace(self, model=str(folder), revision=None)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ one and the reference file of the config, and writes `judgements.jsonl` (Judgeme
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ class Answer(Stage):
         sets = {b.name: b.answers for b in self.evaluation.benchmarks()}
         asked = {name: [question for _, question in _questions(config)] for name, config in sets.items()}
         (work / "answers").mkdir(exist_ok=True)
-        served = dataclasses.replace(self.model, model=str(self.checkpoint.path), revision=None)
+        served = self.model.serving(self.checkpoint.path)
 
         async def answer_all(progress: Progress) -> None:
             async with open_model(served, work / "journal.jsonl", progress, name=self.checkpoint.name) as model:

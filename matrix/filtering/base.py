@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import ClassVar, NamedTuple, Protocol
 
 from matrix.engines.embedder import Embedder
-from matrix.records import Likelihood, Rollout, Tags
+from matrix.records import Likelihood, Tags
 from matrix.rows import TrainingRow
 
 
@@ -28,7 +28,7 @@ class Rejection(NamedTuple):
 
 
 class RowFilter(Protocol):
-    """Judges rows; deterministic, and does not change them."""
+    """Judges rows, any number of times; deterministic, and does not change them."""
 
     def judge(self, rows: Sequence[TrainingRow]) -> list[Rejection | None]:
         """One verdict a row, in the order of the rows: None keeps it."""
@@ -60,9 +60,8 @@ class Facts:
     tags: dict[str, Tags] = field(default_factory=dict)
     rewards: dict[str, dict[str, float]] = field(default_factory=dict)
     """Row -> `response`, or `chosen` and `rejected` -> reward."""
-    rollouts: dict[str, list[Rollout]] = field(default_factory=dict)
     rollout_rewards: dict[str, list[float]] = field(default_factory=dict)
-    """In the order of `rollouts`."""
+    """Row -> rewards of the rollouts of its prompt."""
     likelihoods: dict[str, dict[str, Likelihood]] = field(default_factory=dict)
     """Row -> part as in `rewards`."""
     reference: dict[str, dict[str, Likelihood]] = field(default_factory=dict)

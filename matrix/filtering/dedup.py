@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from matrix.filtering.base import Facts, FilterConfig, Rejection, RowFilter
 from matrix.rows import TrainingRow, instruction, responses
-from matrix.texts import PERMUTATION_SEED, bands, jaccard, ngrams, normalised
+from matrix.texts import NearDuplicates, normalised
 
 
 class Part(StrEnum):
@@ -84,23 +84,16 @@ class MinHashDedup:
 
     def judge(self, rows: Sequence[TrainingRow]) -> list[Rejection | None]:
         """See `RowFilter.judge`; the value is the id of the most similar earlier row."""
-        from rensa import RMinHash, RMinHashLSH
-
         c = self.config
-        index = RMinHashLSH(c.threshold, c.num_perm, bands(c.threshold, c.num_perm))
-        kept: dict[int, frozenset[str]] = {}
+        kept = NearDuplicates(c.threshold, c.ngram, c.num_perm)
         verdicts: list[Rejection | None] = []
         for number, row in enumerate(rows):
-            grams = ngrams(text_of(row, c.part), c.ngram)
-            signature = RMinHash(c.num_perm, PERMUTATION_SEED)
-            signature.update(sorted(grams))
-            similar = [(jaccard(grams, kept[other]), -other) for other in index.query(signature)]
-            similarity, other = max(similar, default=(0.0, 0))
-            if similarity >= c.threshold:
-                verdicts.append(Rejection("near duplicate", rows[-other].id))
+            signed = kept.sign(text_of(row, c.part))
+            if similar := kept.similar(signed):
+                _, nearest = max(similar, key=lambda found: (found[0], -found[1]))
+                verdicts.append(Rejection("near duplicate", rows[nearest].id))
                 continue
-            index.insert(number, signature)
-            kept[number] = grams
+            kept.add(number, signed)
             verdicts.append(None)
         return verdicts
 

@@ -6,7 +6,6 @@ Feeds the filters that ask what the model to be trained makes of a row before it
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import logging
 from dataclasses import dataclass, field
@@ -63,7 +62,7 @@ class Likely(Stage):
         chats = [[*prompt(row), Message(role="assistant", content=text)] for row, _, text in places]
         model = self.model
         if self.checkpoint:
-            model = dataclasses.replace(model, model=str(self.checkpoint.path), revision=None)
+            model = model.serving(self.checkpoint.path)
         with show("likelihood", 0, work) as progress:
             async with Scorer(model, self.scorer, Head.language, work / "measured.jsonl", progress) as scorer:
                 measured = await scorer.measure([*chats, *map(alone, chats)])

@@ -23,7 +23,7 @@ from matrix.progress import Progress, show
 from matrix.prompting import expected
 from matrix.provenance import derive_seed
 from matrix.records import Failure, Message, Rollout, Score
-from matrix.rows import answers, prompt, read_rows
+from matrix.rows import answers, count_rows, prompt, read_rows
 from matrix.stage import Estimate, Result, Stage
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Reward(RewardStage):
     def estimate(self) -> Estimate:
         """A call for every answer."""
         file = self.rollouts.path / "rollouts.jsonl" if self.rollouts else self.rows.path / "rows.jsonl"
-        return self.asked(file.read_bytes().count(b"\n") if file.exists() else self.expected_answers)
+        return self.asked(count_rows(file, self.expected_answers))
 
     def run(self, work: Path) -> None:
         """Score the answers.

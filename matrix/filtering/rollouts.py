@@ -6,7 +6,6 @@ A result of its own, so that every filter that asks how much a row has to teach,
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +17,7 @@ from matrix.progress import show
 from matrix.prompting import Decoding, expected
 from matrix.provenance import derive_seed
 from matrix.records import Origin, Rollout
-from matrix.rows import prompt, read_rows
+from matrix.rows import count_rows, prompt, read_rows
 from matrix.stage import Estimate, Result, Stage
 from matrix.tasks import pooled
 
@@ -53,11 +52,11 @@ class Roll(Stage):
     """The model that is about to be trained."""
     rows: Result
     expected_rows: int = field(default=0, metadata=HOW)
-    """For the plan."""
+    """For the plan, as long as the upstream rows are not there to be counted."""
 
     def estimate(self) -> Estimate:
         """One call a sample."""
-        calls = self.expected_rows * self.rollouts.samples
+        calls = count_rows(self.rows.path / "rows.jsonl", self.expected_rows) * self.rollouts.samples
         return expected((self.model, calls, PROMPT_TOKENS, min(self.rollouts.decoding.max_tokens, ANSWER_TOKENS)))
 
     def readable(self) -> str:
@@ -70,7 +69,7 @@ class Roll(Stage):
 
     async def _run(self, work: Path) -> None:
         rows, samples = read_rows(self.rows.path / "rows.jsonl"), self.rollouts.samples
-        served = dataclasses.replace(self.model, model=str(self.checkpoint.path), revision=None)
+        served = self.model.serving(self.checkpoint.path)
         stage = f"{self.name}-{self.key()[:12]}"
         with show("rollout", len(rows) * samples, work) as progress:
             async with open_model(served, work / "journal.jsonl", progress, name=self.checkpoint.name) as model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matrix.engines.embedder import Embedder, EmbedderConfig, Vectors
-from matrix.filtering.base import Facts, FilterConfig, Need
+from matrix.filtering.base import Facts, FilterConfig, Need, Rejection
 from matrix.jsonl import iter_jsonl, write_jsonl, write_parquet
-from matrix.records import Conversation, Drop, Likelihood, Question, Rollout, Score, Tags
-from matrix.rows import TrainingRow, read_rows, row_type
+from matrix.records import Conversation, Drop, Likelihood, Question, Score, Tags
+from matrix.rows import TrainingRow, read_rows
 from matrix.stage import Result, Stage
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ class Filter(Stage):
     """A result with `rows.jsonl` of `Conversation` or `PreferencePair`."""
     tags: Result | None = None
     rewards: Result | None = None
-    rollouts: Result | None = None
     rollout_rewards: Result | None = None
     likelihoods: Result | None = None
     reference: Result | None = None
@@ -58,63 +58,41 @@ class Filter(Stage):
             ValueError: a filter found more than its limit allows; the files are written all the same.
         """
         source = self.rows.path / "rows.jsonl"
-        rows = read_rows(source)
-        if (
-            rows
-            and row_type(source) is Conversation
-            and (wrong := set(self.filters) - set(for_conversations(self.filters)))
-        ):
-            raise ValueError(f"{source} holds conversations; {', '.join(sorted(wrong))} judge preference pairs")
+        rows = kept = read_rows(source)
+        pairs_only = self.filters.keys() - for_conversations(self.filters).keys()
+        if pairs_only and any(isinstance(row, Conversation) for row in rows):
+            raise ValueError(f"{source} holds conversations; {', '.join(sorted(pairs_only))} judge preference pairs")
+        steps: list[Step] = []
         with ExitStack() as stack:
             facts = self.facts()
             if self.embedder:
                 facts.embedder = stack.enter_context(RememberingEmbedder(self.embedder))
-            kept, dropped, drops, funnel, refused = self._chain(rows, facts)
-            overlap = self._overlap(rows, facts)
+            built = {name: config.build(facts) for name, config in self.filters.items()}
+            for name, judge in built.items():
+                steps.append(Step(name, kept, judge.judge(kept)))
+                kept = steps[-1].kept
+                log.info("filter %s kept %d of %d rows", name, len(kept), len(steps[-1].rows))
+            alone = {name: Step(name, rows, judge.judge(rows)).dropped.keys() for name, judge in built.items()}
+        funnel = [step.told() for step in steps]
         if not kept:
             log.warning("no row is left of %d in %s: %s", len(rows), source, json.dumps(funnel))
+        drops = [
+            Drop(id=row, filter=step.name, reason=why.reason, value=why.value)
+            for step in steps
+            for row, why in step.dropped.items()
+        ]
         write_jsonl(work / "rows.jsonl", kept)
         write_parquet(work / "rows.parquet", kept)
-        write_jsonl(work / "dropped.jsonl", dropped)
+        write_jsonl(work / "dropped.jsonl", (row for step in steps for row in step.rows if row.id in step.dropped))
         write_jsonl(work / "drops.jsonl", drops)
         (work / "funnel.json").write_text(json.dumps(funnel, indent=1))
-        (work / "overlap.json").write_text(json.dumps(overlap, indent=1))
-        if refused:
-            refused.add_note(f"What was dropped, and why, is in {work}/drops.jsonl and dropped.jsonl")
-            raise refused
-
-    def _chain(
-        self, kept: list[TrainingRow], facts: Facts
-    ) -> tuple[list[TrainingRow], list[TrainingRow], list[Drop], list[dict[str, Any]], ValueError | None]:
-        dropped: list[TrainingRow] = []
-        drops: list[Drop] = []
-        funnel: list[dict[str, Any]] = []
-        refused = None
-        for name, config in self.filters.items():
-            before = kept
-            verdicts = config.build(facts).judge(before)
-            rejected = [(row, why) for row, why in zip(before, verdicts, strict=True) if why]
-            dropped += [row for row, _ in rejected]
-            drops += [Drop(id=row.id, filter=name, reason=why.reason, value=why.value) for row, why in rejected]
-            out = {row.id for row, _ in rejected}
-            kept = [row for row in before if row.id not in out]
-            reasons = dict(sorted(Counter(why.reason for _, why in rejected).items()))
-            funnel.append({"filter": name, "in": len(before), "kept": len(kept), "dropped": reasons})
+        (work / "overlap.json").write_text(json.dumps(overlap(alone), indent=1))
+        for step in steps:
             try:
-                config.check(verdicts)
+                self.filters[step.name].check(step.verdicts)
             except ValueError as error:
-                refused = refused or error
-            log.info("filter %s kept %d of %d rows %s", name, len(kept), len(before), reasons or "")
-        return kept, dropped, drops, funnel, refused
-
-    def _overlap(self, rows: list[TrainingRow], facts: Facts) -> list[dict[str, Any]]:
-        """Every filter by itself over all rows: which rules say the same."""
-        alone = {
-            name: {row.id for row, why in zip(rows, config.build(facts).judge(rows), strict=True) if why}
-            for name, config in self.filters.items()
-        }
-        single = [{"filters": [name], "rows": len(ids)} for name, ids in alone.items()]
-        return single + [{"filters": [a, b], "rows": len(alone[a] & alone[b])} for a, b in combinations(alone, 2)]
+                error.add_note(f"What was dropped, and why, is in {work}/drops.jsonl and dropped.jsonl")
+                raise
 
     def facts(self) -> Facts:
         """What the measuring stages wrote, by row."""
@@ -124,9 +102,6 @@ class Filter(Stage):
         if self.rewards:
             for score in iter_jsonl(self.rewards.path / "rewards.jsonl", Score):
                 facts.rewards.setdefault(score.row, {})[score.part] = score.reward
-        if self.rollouts:
-            for rollout in iter_jsonl(self.rollouts.path / "rollouts.jsonl", Rollout):
-                facts.rollouts.setdefault(rollout.row, []).append(rollout)
         if self.rollout_rewards:
             for score in iter_jsonl(self.rollout_rewards.path / "rewards.jsonl", Score):
                 facts.rollout_rewards.setdefault(score.row, []).append(score.reward)
@@ -142,6 +117,30 @@ class Filter(Stage):
     def readable(self) -> str:
         """The chain, e.g. `length-language-dedup`."""
         return "-".join(self.filters)[:40]
+
+
+@dataclass
+class Step:
+    """One filter over some rows."""
+
+    name: str
+    rows: Sequence[TrainingRow]
+    verdicts: Sequence[Rejection | None]
+
+    def __post_init__(self) -> None:
+        self.dropped = {row.id: why for row, why in zip(self.rows, self.verdicts, strict=True) if why}
+        self.kept = [row for row in self.rows if row.id not in self.dropped]
+
+    def told(self) -> dict[str, Any]:
+        """An entry of `funnel.json`."""
+        reasons = dict(sorted(Counter(why.reason for why in self.dropped.values()).items()))
+        return {"filter": self.name, "in": len(self.rows), "kept": len(self.kept), "dropped": reasons}
+
+
+def overlap(alone: Mapping[str, Set[str]]) -> list[dict[str, Any]]:
+    """How many rows each filter, and each two of them, would drop of all rows; `alone`: filter -> ids."""
+    single = [{"filters": [name], "rows": len(ids)} for name, ids in alone.items()]
+    return single + [{"filters": [a, b], "rows": len(alone[a] & alone[b])} for a, b in combinations(alone, 2)]
 
 
 class RememberingEmbedder(Embedder):

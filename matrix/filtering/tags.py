@@ -27,7 +27,7 @@ from matrix.progress import show
 from matrix.prompting import Asker, Decoding, Unparsable, expected, fields_schema, json_fields
 from matrix.provenance import derive_seed
 from matrix.records import Failure, Message, Tags
-from matrix.rows import TrainingRow, instruction, preferred, read_rows
+from matrix.rows import TrainingRow, count_rows, instruction, preferred, read_rows
 from matrix.stage import Estimate, Result, Stage
 
 
@@ -131,8 +131,8 @@ class Tag(Stage):
     llm: ModelConfig
     rows: Result
     """A result with `rows.jsonl` of `Conversation` or `PreferencePair`."""
-    num_rows: int = field(default=0, metadata=HOW)
-    """How many rows are expected, for the plan; where they are there, they are counted."""
+    expected_rows: int = field(default=0, metadata=HOW)
+    """For the plan, as long as the upstream rows are not there to be counted."""
 
     def prompt_names(self) -> list[str]:
         """One a tag, and what they have in common."""
@@ -144,10 +144,7 @@ class Tag(Stage):
 
     def estimate(self) -> Estimate:
         """One call for each row and tag; calibration is not worth mentioning."""
-        c, number, source = self.tagging, self.num_rows, self.rows.path / "rows.jsonl"
-        if source.exists():
-            with source.open("rb") as file:
-                number = sum(1 for _ in file)
+        c, number = self.tagging, count_rows(self.rows.path / "rows.jsonl", self.expected_rows)
         answer = 1 if c.how is How.choices else 8
         return expected(
             *(

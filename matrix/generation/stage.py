@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from abc import ABC
 from contextlib import AsyncExitStack
@@ -148,7 +147,7 @@ class Prefer(GenerationStage):
         write_jsonl(work / "failures.jsonl", failures)
 
     async def _rejected(self, rows: list[Conversation], work: Path, progress: Progress) -> list[str]:
-        served = dataclasses.replace(self.model, model=str(self.sft.path), revision=None)
+        served = self.model.serving(self.sft.path)
         journal, seed = work / "journal-rejected.jsonl", derive_seed(self.seed, self.name)
         async with open_model(served, journal, progress, name=self.sft.name) as model:
 

@@ -17,7 +17,7 @@ from typing import Any
 from matrix.generation.base import Draft, GeneratorConfig, Materials, Writer
 from matrix.progress import Progress
 from matrix.records import Conversation
-from matrix.texts import PERMUTATION_SEED, bands, jaccard, ngrams, normalised
+from matrix.texts import NearDuplicates, normalised
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Stream:
         self._live: set[asyncio.Task[None]] = set()
         self._drafting = self._told = 0
         exact = config.near_duplicate == 1
-        self._near = SameWords() if exact else NearDuplicates(config.near_duplicate)
+        self._near = SameWords() if exact else AlikeWords(config.near_duplicate)
 
     async def rows(self) -> list[Conversation]:
         """The rows, at most `num_rows`, in the order of the candidates."""
@@ -151,6 +151,20 @@ class Stream:
         return [draft for draft in found if draft and draft.number not in self._first]
 
 
+class AlikeWords:
+    """Texts so far, and which of them a new one is similar to."""
+
+    def __init__(self, threshold: float) -> None:
+        self._near = NearDuplicates(threshold, NGRAM, NUM_PERM)
+
+    def similar_and_add(self, number: int, text: str) -> list[int]:
+        """Numbers of the texts so far that are similar to `text`, which is then one of them."""
+        signed = self._near.sign(text)
+        found = [other for _, other in self._near.similar(signed)]
+        self._near.add(number, signed)
+        return found
+
+
 class SameWords:
     """Texts so far, and which of them a new one repeats but for case and white space."""
 
@@ -164,26 +178,3 @@ class SameWords:
             return []
         self._first[normalised(text)] = min(first, number)
         return [first]
-
-
-class NearDuplicates:
-    """Texts so far, and which of them a new one is similar to: MinHash for candidates, true Jaccard for the verdict."""
-
-    def __init__(self, threshold: float) -> None:
-        from rensa import RMinHashLSH
-
-        self._threshold = threshold
-        self._index = RMinHashLSH(threshold, NUM_PERM, bands(threshold, NUM_PERM))
-        self._grams: dict[int, frozenset[str]] = {}
-
-    def similar_and_add(self, number: int, text: str) -> list[int]:
-        """Numbers of the texts so far that are similar to `text`, which is then one of them."""
-        from rensa import RMinHash
-
-        grams = ngrams(text, NGRAM)
-        signature = RMinHash(NUM_PERM, PERMUTATION_SEED)
-        signature.update(sorted(grams))
-        found = [n for n in self._index.query(signature) if jaccard(grams, self._grams[n]) >= self._threshold]
-        self._index.insert(number, signature)
-        self._grams[number] = grams
-        return found

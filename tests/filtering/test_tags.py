@@ -257,7 +257,7 @@ def test_long_rows_are_shortened(tmp_path):
 def test_plans_go_by_the_rows_that_are_there_or_expected(tmp_path):
     stage = tag(tmp_path / "up")
     assert stage.estimate().calls == len(ASKED) * len(TEXTS)
-    planned = Tag(tagging=stage.tagging, llm=stage.llm, seed=4, num_rows=50, rows=Result(
+    planned = Tag(tagging=stage.tagging, llm=stage.llm, seed=4, expected_rows=50, rows=Result(
         stage="generate", key="3" * 64, path=tmp_path / "not there"))  # fmt: skip
     assert planned.estimate().calls == len(ASKED) * 50
     assert planned.key() == stage.key()

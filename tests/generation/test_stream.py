@@ -14,7 +14,7 @@ from society_fakes import FakeModel, HashedWords
 from matrix.engines.journal import Journal, canonical_call, key_of
 from matrix.generation.base import Draft, Materials
 from matrix.generation.scenarios import ScenarioConfig, ScenarioWriter
-from matrix.generation.stream import NGRAM, NearDuplicates, Stream
+from matrix.generation.stream import NGRAM, AlikeWords, Stream
 from matrix.progress import Progress
 from matrix.prompting import Asker
 from matrix.records import Failure, Message, Origin
@@ -325,7 +325,7 @@ WORDS = st.lists(st.sampled_from(["bread", "oven", "salt", "rye", "sea", "boat",
 @settings(max_examples=60, deadline=None)
 @given(st.lists(WORDS.map(" ".join), min_size=1, max_size=12), st.sampled_from([0.5, 0.7, 0.9, 1.0]))
 def test_near_duplicates_are_those_of_all_pairs(texts, threshold):
-    near = NearDuplicates(threshold)
+    near = AlikeWords(threshold)
     grams = [ngrams(text, NGRAM) for text in texts]
     for number, text in enumerate(texts):
         found = near.similar_and_add(number, text)
@@ -338,7 +338,7 @@ def test_near_duplicates_are_those_of_all_pairs(texts, threshold):
 @given(st.lists(WORDS.map(" ".join), min_size=2, max_size=8), st.randoms())
 def test_who_repeats_whom_does_not_hang_on_the_order(texts, dice):
     def pairs(order):
-        near = NearDuplicates(0.6)
+        near = AlikeWords(0.6)
         return {frozenset((n, other)) for n in order for other in near.similar_and_add(n, texts[n])}
 
     order = list(range(len(texts)))
