@@ -139,10 +139,16 @@ def application(composed: DictConfig) -> str:
     GRIDS.setdefault(folder.parent, False)
     if config.plan:
         from rich.console import Console
+        from rich.text import Text
 
         from matrix.plan import make_plan, plan_table
 
-        Console().print(plan_table(folder.name, make_plan(config)))
+        console, stages = Console(), make_plan(config)
+        console.print(plan_table(folder.name, stages))
+        for stage in stages:
+            if stage.preview:
+                console.rule(stage.name)
+                console.print(Text.from_ansi(stage.preview))
         return "planned"
     choices = {k: v for k, v in settings.runtime.choices.items() if isinstance(v, str) and "/" not in k}
     return run_cell(config, folder, overrides, choices)

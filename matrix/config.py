@@ -18,6 +18,7 @@ from matrix.generation.base import GeneratorConfig
 from matrix.generation.preference import BestOfNConfig, PreferenceConfig
 from matrix.simulation.config import SimulatorConfig
 from matrix.store import StoreConfig
+from matrix.training.machines import LoggerConfig
 from matrix.training.recipe import RecipeConfig
 
 
@@ -77,6 +78,8 @@ class MatrixConfig:
     until: Until = field(default=Until.evaluate, metadata=HOW)
     plan: bool = field(default=False, metadata=HOW)
     """Print what would run, why, and what it would cost; run nothing."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig, metadata=HOW)
+    """Where the metrics of training are shown."""
     analysis: bool = field(default=True, metadata=HOW)
     """Describe the kept rows and pairs (lengths, diversity, overlap with evaluation) for the report."""
     on_error: OnError = field(default=OnError.record, metadata=HOW)

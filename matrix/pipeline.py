@@ -13,9 +13,9 @@ from matrix.filtering.stage import for_conversations
 from matrix.generation.stage import Generate
 from matrix.simulation.stage import Simulate
 from matrix.stage import Result
-from matrix.steps import prefer, refine
+from matrix.steps import prefer, refine, train
 from matrix.store import Store
-from matrix.training.stage import Import, Train
+from matrix.training.stage import Import
 
 
 def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
@@ -44,7 +44,7 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
         )  # fmt: skip
         if c.until is Until.filter:
             return
-        model = store.get(Train(recipe=c.recipe.sft, model=c.model, base=base, data=kept, seed=s))
+        model = yield from train(c, store, c.recipe.sft, base, kept)
         yield "sft", model  # MATRIX-SFT-Model
         if c.until is Until.sft:
             return
@@ -57,7 +57,7 @@ def run(c: MatrixConfig, store: Store) -> Iterator[tuple[str, Result]]:
             kept_pairs = yield from refine(
                 c, store, "kept_pairs", "pair_", c.filters, pairs, c.preference.num_pairs, policy=model, reference=base
             )  # fmt: skip
-            model = store.get(Train(recipe=c.recipe.dpo, model=c.model, base=model, data=kept_pairs, seed=s))
+            model = yield from train(c, store, c.recipe.dpo, model, kept_pairs)
             yield "tuned", model  # MATRIX-Tuned-Model
             if c.until is Until.dpo:
                 return

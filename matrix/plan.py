@@ -25,6 +25,8 @@ class PlannedStage:
     """Zero for a hit."""
     seconds: float | None
     """From stored results of the same stage; None where there is none to go by. 0 for a hit."""
+    preview: str
+    """What the stage says of its inputs, where they are there."""
 
 
 def make_plan(config: MatrixConfig) -> list[PlannedStage]:
@@ -37,7 +39,8 @@ def make_plan(config: MatrixConfig) -> list[PlannedStage]:
         seconds = 0.0 if result.hit else _expected_seconds(store, result.stage, estimate)
         stages.append(
             PlannedStage(
-                alias=alias, name=result.name, hit=result.hit, why=visit.why, estimate=estimate, seconds=seconds
+                alias=alias, name=result.name, hit=result.hit, why=visit.why, estimate=estimate, seconds=seconds,
+                preview="" if result.hit else visit.stage.preview(),
             )
         )  # fmt: skip
     return stages

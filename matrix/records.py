@@ -198,6 +198,25 @@ class Likelihood(Row, frozen=True, kw_only=True):
     """Without the prompt: the answer's tokens after an empty user turn."""
 
 
+class Reference(Row, frozen=True, kw_only=True):
+    """What the model that preference training starts from makes of a pair: summed natural log-probabilities."""
+
+    row: str
+    chosen: float
+    rejected: float
+
+
+class Sample(Row, frozen=True, kw_only=True):
+    """What a model in training answers after an optimizer step."""
+
+    step: int
+    row: str
+    """The row that the prompt is of."""
+    prompt: str
+    """As the model meets it, control tokens included."""
+    answer: str
+
+
 class Drop(Row, frozen=True, kw_only=True):
     """A row that a filter rejected, and why."""
 

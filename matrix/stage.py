@@ -99,6 +99,10 @@ class Stage(ABC):
         """Expected model calls and tokens, from the config alone; zero for a stage that asks no language model."""
         return Estimate()
 
+    def preview(self) -> str:
+        """What can be said of the result before it runs, for a plan; empty where there is nothing to say."""
+        return ""
+
     def readable(self) -> str:
         """A short word for the folder's name; the key makes it unique."""
         return ""

@@ -1,8 +1,9 @@
-"""The two steps of the pipeline that take several results: preference pairs; rows measured and filtered."""
+"""The steps of the pipeline that take several results: rows measured and filtered, preference pairs, training."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 from matrix.analysis.stage import Analyse
 from matrix.config import MatrixConfig
@@ -19,6 +20,8 @@ from matrix.generation.preference import BestOfNConfig, Pick, PolicyPairsConfig
 from matrix.generation.stage import Generate, Prefer
 from matrix.stage import Result
 from matrix.store import Store
+from matrix.training.recipe import DPOConfig, SFTConfig
+from matrix.training.stage import Refer, Train, reference_recipe
 
 Steps = Generator[tuple[str, Result], None, Result]
 """Results as they are made, (name in this page, result), and the one that the rest goes on from."""
@@ -101,6 +104,18 @@ def prefer(c: MatrixConfig, store: Store, society: Result | None, sft: Result) -
     return store.get(
         Pick(preference=p, rows=prompts, rewards=rewards, rollouts=samples, rollout_rewards=sample_rewards, seed=s)
     )
+
+
+def train(c: MatrixConfig, store: Store, recipe: SFTConfig | DPOConfig, base: Result, data: Result) -> Steps:
+    """A model tuned on rows, or on pairs against what the base makes of them."""
+    shared: dict[str, Any] = {
+        "strategy": c.recipe.strategy, "logger": c.logger, "model": c.model, "base": base, "data": data, "seed": c.seed,
+    }  # fmt: skip
+    reference = None
+    if isinstance(recipe, DPOConfig) and recipe.loss.needs_reference:
+        reference = store.get(Refer(recipe=reference_recipe(recipe), **shared))
+        yield "pair_reference", reference
+    return store.get(Train(recipe=recipe, reference=reference, **shared))
 
 
 def roll(c: MatrixConfig, store: Store, rows: Result, rollouts: RolloutConfig, policy: Result, expected: int) -> Result:

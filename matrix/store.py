@@ -216,7 +216,9 @@ def fingerprints(path: Path) -> dict[str, str]:
     return {n: o["sha256"] for n, o in read_manifest(path)["outputs"].items() if not n.startswith(INCIDENTAL)}
 
 
-INCIDENTAL = ("journal", "usage.json", "logs/", "metrics.csv", "summary.json")
+INCIDENTAL = (
+    "journal", "usage.json", "logs/", "metrics.csv", "held_out.csv", "samples.jsonl", "doctor.", "summary.json",
+)  # fmt: skip
 """Outputs that depend on how a stage ran (order of answers, timing) and not on what it computed."""
 
 

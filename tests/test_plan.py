@@ -26,8 +26,8 @@ from matrix.training.stage import Import
 
 IMPLICIT = ImplicitReward(policy=ModelConfig(model="a/policy"))
 ALL = [
-    "base", "society", "rows", "kept", "analysis", "sft", "pairs", "kept_pairs", "pair_analysis", "tuned", "answers",
-    "reference", "scores",
+    "base", "society", "rows", "kept", "analysis", "sft", "pairs", "kept_pairs", "pair_analysis", "pair_reference",
+    "tuned", "answers", "reference", "scores",
 ]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class TestStages:
         assert aliases(configured(tmp_path, until=Until(until))) == ALL[: ALL.index(last) + 1]
 
     def test_without_dpo(self, tmp_path):
-        without = [a for a in ALL if a not in ("pairs", "kept_pairs", "pair_analysis", "tuned")]
+        without = [a for a in ALL if a not in ("pairs", "kept_pairs", "pair_analysis", "pair_reference", "tuned")]
         assert aliases(configured(tmp_path, recipe=RecipeConfig(dpo=None))) == without
 
     def test_without_training_the_model_is_judged_against_itself(self, tmp_path):
@@ -82,7 +82,7 @@ class TestStages:
         of_pairs = ["tags", "sanity", "rewards", "rollouts", "rollout_rewards"]
         assert aliases(config) == [
             *("base", "society", "rows", *measured, "sft", "pairs"),
-            *(f"pair_{name}" for name in of_pairs), "kept_pairs", "pair_analysis", "tuned",
+            *(f"pair_{name}" for name in of_pairs), "kept_pairs", "pair_analysis", "pair_reference", "tuned",
         ]  # fmt: skip
 
     def test_best_of_n_is_prompts_samples_and_rewards(self, tmp_path):
@@ -153,7 +153,7 @@ class TestTable:
         lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
         assert "miss" in lines["base"]
         assert "nearest is model-" in text
-        assert "config.model.dtype: bfloat16 -> None" in text
+        assert "config.model.dtype: bfloat16 -> None" in " ".join(text.split())
         Store(config.store).get(Import(model=config.model, seed=0))
         assert "hit" in next(line for line in shown(make_plan(config)).splitlines() if line.startswith("│ base"))
 

@@ -117,7 +117,7 @@ class Workshop:
                      "reward.min_accuracy": 0, "rollouts.samples": 2, "rollouts.decoding.max_tokens": 8}  # fmt: skip
         for step in ("sft", "dpo"):
             if getattr(config.recipe, step):
-                told |= {f"recipe.{step}.strategy": "single", f"recipe.{step}.export_gguf": "true"}
+                told |= {"recipe.strategy.kind": "single", f"recipe.{step}.export_gguf": "true"}
         for benchmark in config.evaluation.benchmarks():
             arena = isinstance(benchmark, ArenaHardConfig)
             name = "evaluation.arena_hard" if arena else "evaluation.alpaca_eval2"
@@ -160,7 +160,7 @@ def promised(config):
     if config.recipe.sft:
         names += ["society", "rows", "kept", *(["analysis"] if analysed(config) else []), "sft"]
     if config.recipe.dpo:
-        names += ["pairs", "kept_pairs", *(["pair_analysis"] if analysed(config) else []), "tuned"]
+        names += ["pairs", "kept_pairs", *(["pair_analysis"] if analysed(config) else []), "pair_reference", "tuned"]
     return [*names, "answers", *(["reference"] if config.evaluation.needs_base() else []), "scores"]
 
 

@@ -1,8 +1,12 @@
-"""The card of an exported data set: what it is, how it came to be, with which models, and how to make it again."""
+"""The card of an exported data set: what it is, how it came to be, with which models, and how to make it again.
+
+What the card of a model (model_card.py) tells in the same way stands here too.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +26,7 @@ from matrix.jsonl import iter_jsonl
 from matrix.records import Conversation, Tags
 from matrix.report.library import Stored
 from matrix.training.recipe import TrainConfig
+from matrix.training.stage import Train
 
 LABELS = ("kind", "category", "complexity", "style")
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
@@ -30,12 +35,12 @@ MOST_VALUES = 15
 """Values of a column or tag that the card lists."""
 
 
-def _how(*kinds: type) -> set[str]:
-    return {field.name for kind in kinds for field in fields(kind) if field.metadata == HOW}
+def _how(kind: type) -> set[str]:
+    return {field.name for field in fields(kind) if field.metadata == HOW}
 
 
-HIDDEN = _how(ModelConfig, TrainConfig)
-"""How models were served and trained, addresses of endpoints among it: not for those who read the data."""
+SERVED, TRAINED, STAGE = _how(ModelConfig), _how(TrainConfig), _how(Train)
+"""How models were served and trained, addresses of endpoints and machines among it: not for those who read a card."""
 
 
 def card(
@@ -51,6 +56,34 @@ def card(
         license_id: licence of the data set; empty: unknown.
     """
     results, gone = source.lineage()
+    manifest = source.parts[0].result.manifest
+    counts = {part.name: columns(part) for part in source.parts}
+    return fill(
+        "card.md.jinja",
+        header=_header(source, configs, tags, license_id),
+        source=source,
+        configs=configs,
+        files=files,
+        license_id=license_id,
+        columns=counts,
+        society=any("society" in values for values in counts.values()),
+        command=shown_command(source.command),
+        export_command=f"matrix-export {place(source.name)} FOLDER",
+        tags={part.name: distribution(part, tags) for part in source.parts} if tags else {},
+        results=results,
+        gone=gone,
+        funnels={r.name: funnel for r in results if (funnel := read_json(r, "funnel.json"))},
+        generations={r.name: told for r in results if (told := read_json(r, "generation.json"))},
+        models=models(results),
+        origins=dict.fromkeys(place for result in results for place in _sources(result.manifest["config"])),
+        settings=settings(results),
+        environment=manifest["environment"],
+        versions=versions(manifest),
+    )
+
+
+def fill(template: str, header: Mapping[str, Any], **values: Any) -> str:
+    """A card: its header in YAML, and a template of this folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -59,28 +92,23 @@ def card(
         autoescape=False,  # Markdown
     )
     environment.filters["cell"] = _cell
-    manifest = source.parts[0].result.manifest
-    counts = {part.name: columns(part) for part in source.parts}
-    return environment.get_template("card.md.jinja").render(
-        header=yaml.safe_dump(_header(source, configs, tags, license_id), sort_keys=False, allow_unicode=True),
-        source=source,
-        configs=configs,
-        files=files,
-        license_id=license_id,
-        columns=counts,
-        society=any("society" in values for values in counts.values()),
-        command=_command(source.command),
-        tags={part.name: distribution(part, tags) for part in source.parts} if tags else {},
-        results=results,
-        gone=gone,
-        funnels={r.name: funnel for r in results if (funnel := _json(r, "funnel.json"))},
-        generations={r.name: told for r in results if (told := _json(r, "generation.json"))},
-        models=models(results),
-        origins=dict.fromkeys(place for result in results for place in _sources(result.manifest["config"])),
-        settings={r.name: json.dumps(_shown(r.manifest["config"]), indent=1, ensure_ascii=False) for r in results},
-        environment=manifest["environment"],
-        versions={n: v for n in PACKAGES if (v := manifest["environment"]["packages"].get(n))},
-    )
+    dumped = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
+    return environment.get_template(template).render(header=dumped, **values)
+
+
+def place(name: str) -> str:
+    """What to type for a result or a cell."""
+    return f"outputs/grids/{name}" if "/" in name else name
+
+
+def settings(results: Sequence[Stored]) -> dict[str, str]:
+    """The configs of results as JSON, by name: all that decides them."""
+    return {r.name: json.dumps(shown(r.manifest["config"]), indent=1, ensure_ascii=False) for r in results}
+
+
+def versions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The packages that matter most, of those that a result was made with."""
+    return {n: v for n in PACKAGES if (v := manifest["environment"]["packages"].get(n))}
 
 
 def tags_of(source: Source) -> dict[str, Tags]:
@@ -168,7 +196,8 @@ def _languages(source: Source, tags: Mapping[str, Tags]) -> list[str]:
     return list(dict.fromkeys(language for languages in passed for language in languages))
 
 
-def _json(result: Stored, name: str) -> Any:
+def read_json(result: Stored, name: str) -> Any:
+    """A JSON file of a result, None where it has none."""
     file = result.path / name
     return json.loads(file.read_text()) if file.exists() else None
 
@@ -193,21 +222,29 @@ def _sources(config: Any) -> Iterator[str]:
             yield from _sources(item)
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """A config as strangers may see it: what decides results, and of local paths the last name only."""
     if isinstance(value, dict):
-        hidden = HIDDEN if {"model", "revision"} <= set(value) or "launcher" in value else set()
-        return {name: _shown(item) for name, item in value.items() if name not in hidden}
+        hidden = SERVED if {"model", "revision"} <= set(value) else set()
+        hidden = hidden | (TRAINED if "learning_rate" in value else set()) | (STAGE if "recipe" in value else set())
+        return {name: shown(item) for name, item in value.items() if name not in hidden}
     if isinstance(value, list):
-        return [_shown(item) for item in value]
+        return [shown(item) for item in value]
     return public_name(value) if isinstance(value, str) else value
 
 
-def _command(command: str) -> str:
+def shown_command(command: str) -> str:
     """A command line without how and where things were run."""
     words = [word.partition("=") for word in shlex.split(command)]
-    kept = [(name, equals, value) for name, equals, value in words if name.split(".")[-1] not in HIDDEN]
-    return shlex.join(name + equals + public_name(value) for name, equals, value in kept)
+    return shlex.join(name + equals + public_name(value) for name, equals, value in words if not _is_how(name))
+
+
+def _is_how(name: str) -> bool:
+    """Whether a setting, e.g. `recipe.sft.micro_batch_size`, says how and not what."""
+    path = re.split(r"[./]", name.lstrip("+~"))
+    if path[0] in ("logger", "store") or path[:2] == ["recipe", "strategy"]:
+        return True
+    return path[-1] in (TRAINED if path[0] == "recipe" else SERVED)
 
 
 def _cell(value: object) -> str:

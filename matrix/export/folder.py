@@ -1,11 +1,12 @@
-"""Writes an exported data set: a folder that `datasets.load_dataset` reads, whole or not at all."""
+"""Writes exported data sets, folders that `datasets.load_dataset` reads, and any exported folder whole or not."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from matrix.export.card import card, tags_of
@@ -34,13 +35,25 @@ def export(
     Raises:
         ExportError: the folder is in use.
     """
+    with whole(folder, overwrite) as work:
+        _write(source, work, [kind for kind in Format if kind in formats], licence)
+    return folder
+
+
+@contextmanager
+def whole(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` when all is written and goes if anything is raised.
+
+    Raises:
+        ExportError: `folder` is in use.
+    """
     check_free(folder, overwrite)
     target = folder.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}.{os.getpid()}.partial")
     work.mkdir()
     try:
-        _write(source, work, [kind for kind in Format if kind in formats], licence)
+        yield work
         if target.exists():
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             target.rename(old)
@@ -50,11 +63,10 @@ def export(
             work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """See that a data set can be written to `folder`.
+    """See that an export can be written to `folder`.
 
     Raises:
         ExportError: something else is there.

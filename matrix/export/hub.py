@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 
+class Kind(StrEnum):
+    """What a repository of the hub holds."""
+
+    dataset = "dataset"
+    model = "model"
+
+
 class PushError(RuntimeError):
-    """The hub did not take the data set; says why and what to do."""
+    """The hub did not take the folder; says why and what to do."""
 
 
-def push(folder: Path, repository: str, public: bool = False) -> str:
-    """Upload a folder as a data set and return its address.
+def push(folder: Path, repository: str, kind: Kind, public: bool = False) -> str:
+    """Upload a folder and return its address.
 
     The endpoint and the token are those of huggingface_hub (`HF_ENDPOINT`; `HF_TOKEN` or `hf auth login`). Files of the
     same names are replaced, others stay.
 
     Args:
-        folder: what `matrix.export.folder.export` wrote.
+        folder: what `matrix.export.folder.export` or `matrix.export.model.export_model` wrote.
         repository: `OWNER/NAME`; made if it is not there.
+        kind: what the folder is.
         public: let everybody read it.
 
     Raises:
@@ -32,18 +41,18 @@ def push(folder: Path, repository: str, public: bool = False) -> str:
         raise PushError("there is no token for the hub. Set HF_TOKEN or type: hf auth login")
     api = HfApi()
     try:
-        api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
-        if bool(api.dataset_info(repository).private) is public:
+        api.create_repo(repository, repo_type=kind.value, private=not public, exist_ok=True)
+        if bool(api.repo_info(repository, repo_type=kind.value).private) is public:
             raise PushError(
                 f"{repository} exists and is {'private' if public else 'public'}. "
                 f"{'Leave out' if public else 'Add'} --public, or name another repository"
             )
         api.upload_folder(
             repo_id=repository,
-            repo_type="dataset",
+            repo_type=kind.value,
             folder_path=folder,
-            commit_message="Add a data set of matrix-export",
+            commit_message=f"Add a {kind} of matrix-export",
         )
     except (HTTPError, OSError, ValueError) as error:
         raise PushError(f"{api.endpoint} did not take {repository}: {type(error).__name__}: {error}") from error
-    return f"{api.endpoint}/datasets/{repository}"
+    return f"{api.endpoint}/{'datasets/' if kind is Kind.dataset else ''}{repository}"

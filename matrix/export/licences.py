@@ -37,6 +37,21 @@ def licence(model: str, revision: str | None = None) -> Licence:
     return found or UNKNOWN
 
 
+def agreement(model: str, revision: str | None = None) -> Path | None:
+    """The file LICENSE that lies with a model, in its folder or in the hub's cache; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        place = resolve(model, revision)
+        cached = try_to_load_from_cache(place, "LICENSE", revision=revision) if isinstance(place, str) else None
+    except (SourceError, HFValidationError):
+        return None
+    if isinstance(place, Path):
+        return next((file for file in sorted(place.glob("LICENSE*")) if file.is_file()), None)
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def _told(path: Path) -> Iterator[Licence]:
     """What the files of a model say, the most particular first."""
     for card in (path / "README.md", path / "hf" / "README.md"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -54,22 +54,7 @@ class Source:
 
     def lineage(self) -> tuple[list[Stored], list[str]]:
         """All results that the parts grew out of, themselves included, earliest first; names of those that are gone."""
-        found: dict[str, Stored] = {}
-        gone: dict[str, None] = {}
-
-        def visit(result: Stored) -> None:
-            for field in result.manifest["identity"]["inputs"]:
-                name = result.manifest["config"][field]
-                if name not in self.library.results:
-                    gone[name] = None
-                elif name not in found:
-                    visit(self.library.results[name])
-            found[result.name] = result
-
-        for part in self.parts:
-            if part.result.name not in found:
-                visit(part.result)
-        return list(found.values()), list(gone)
+        return self.library.lineage([part.result for part in self.parts])
 
 
 def find(source: str, store: Path) -> Source:
@@ -84,26 +69,57 @@ def find(source: str, store: Path) -> Source:
         ExportError: it names nothing, several results, no rows, or rows that are not those that were published.
         GridError: a cell lies in a folder that is not a grid.
     """
-    path = next((p for p in (Path(source), store / source) if source and p.is_dir()), Path(source))
-    if (path / "result.json").exists():
-        return _cell(path)
-    if (path / "manifest.json").exists() and path.suffix != ".partial":
-        library = Library(path.resolve().parents[1])
-        result = next(r for r in library.results.values() if r.path == path.resolve())
-    elif cells := sorted(file.parent for file in path.glob("*/result.json")):
-        raise ExportError(f"{source} is a grid. Name one of its cells: {', '.join(map(str, cells[:10]))}")
-    else:
-        library = Library(store.resolve())
-        result = _named(library, source, store)
+    if cell := find_cell(source, store):
+        return _of_cell(*cell)
+    library, result = find_result(source, store)
     part = _part(result)
     if part is None:
+        if (result.path / "hf").is_dir():
+            raise ExportError(f"{result.name} is a model. To export it type: matrix-export {result.name} --to FOLDER")
         exportable = ", ".join(n for n, r in library.results.items() if (r.path / "rows.jsonl").exists())
         raise ExportError(f"{result.name} holds no rows. Results with rows: {exportable or 'none'}")
-    return Source(result.name, [part], library, _command(library, result))
+    return Source(result.name, [part], library, command_of(library, result))
+
+
+def find_cell(source: str, store: Path) -> tuple[Grid, Cell] | None:
+    """The cell whose folder `source` is.
+
+    Raises:
+        GridError: it lies in a folder that is not a grid.
+    """
+    path = _place(source, store)
+    if not (path / "result.json").exists():
+        return None
+    grid = read_grid(path.parent)
+    return grid, next(cell for cell in grid.cells if cell.cell == path.resolve().name)
+
+
+def find_result(source: str, store: Path) -> tuple[Library, Stored]:
+    """The stage result that `source` names, and the store that holds it.
+
+    Raises:
+        ExportError: it names nothing, several results, or a grid.
+    """
+    path = _place(source, store)
+    if (path / "manifest.json").exists() and path.suffix != ".partial":
+        library = Library(path.resolve().parents[1])
+        return library, next(r for r in library.results.values() if r.path == path.resolve())
+    if cells := sorted(file.parent for file in path.glob("*/result.json")):
+        raise ExportError(f"{source} is a grid. Name one of its cells: {', '.join(map(str, cells[:10]))}")
+    library = Library(store.resolve())
+    return library, _named(library, source, store)
+
+
+def _place(source: str, store: Path) -> Path:
+    return next((p for p in (Path(source), store / source) if source and p.is_dir()), Path(source))
 
 
 def _named(library: Library, name: str, store: Path) -> Stored:
-    matching = [result for key, result in library.results.items() if key == name or (name and key.startswith(name))]
+    matching = [
+        result
+        for key, result in library.results.items()
+        if key == name or (name and (key.startswith(name) or result.path.name.startswith(name)))
+    ]
     if len(matching) == 1:
         return matching[0]
     if matching:
@@ -117,20 +133,26 @@ def _named(library: Library, name: str, store: Path) -> Stored:
     )
 
 
-def _cell(path: Path) -> Source:
-    grid = read_grid(path.parent)
-    cell = next(cell for cell in grid.cells if cell.cell == path.resolve().name)
-    results = [result for aliases in ALIASES if (result := _first(grid, cell, aliases))]
+def _of_cell(grid: Grid, cell: Cell) -> Source:
+    results = [result for aliases in ALIASES if (result := first_of(grid, cell, aliases))]
     if not results:
-        made = ", ".join(f"{run.alias} ({run.name})" for run in cell.stages) or "nothing"
-        raise ExportError(f"{path} has no rows in the store: its status is {cell.status}, it made {made}")
+        raise ExportError(f"{cell.cell} has no rows in the store: {came_to(cell)}")
     parts = [part for result in results if (part := _part(result))]
     if not parts:
-        raise ExportError(f"{' and '.join(r.name for r in results)} of {path} hold no rows: the filters dropped all")
+        raise ExportError(
+            f"{' and '.join(r.name for r in results)} of {cell.cell} hold no rows: the filters dropped all"
+        )
     return Source(f"{grid.name}/{cell.cell}", parts, Library(parts[0].result.path.parents[1]), cell.command or "")
 
 
-def _first(grid: Grid, cell: Cell, aliases: tuple[str, ...]) -> Stored | None:
+def came_to(cell: Cell) -> str:
+    """How far a cell came, in words."""
+    made = ", ".join(f"{run.alias} ({run.name})" for run in cell.stages) or "nothing"
+    return f"its status is {cell.status}, it made {made}"
+
+
+def first_of(grid: Grid, cell: Cell, aliases: Sequence[str]) -> Stored | None:
+    """The result that a cell knows by the first of `aliases` that it came to and that is still there."""
     for alias in aliases:
         for run in cell.stages:
             if run.alias == alias and (folder := grid.folder(run)):
@@ -148,7 +170,7 @@ def _part(result: Stored) -> Part | None:
     return Part(result, published["rows"])
 
 
-def _command(library: Library, result: Stored) -> str:
+def command_of(library: Library, result: Stored) -> str:
     """The command of a cell that has the result, out of the grids beside the store; the shortest one."""
     grids = {file.parents[1] for file in result.path.parents[2].glob("grids/*/*/result.json")}
     cells = [cell for grid in sorted(grids) for cell in read_grid(grid).cells]

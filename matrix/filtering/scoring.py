@@ -19,12 +19,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from matrix.filtering.scorer import Head, Job, Measured
 from matrix.records import Message
-from matrix.training.data import Renderer, Sequence
+from matrix.training.batch import collate
+from matrix.training.chat import Renderer, Sequence
+from matrix.training.data import Example
 from matrix.training.export import load_tokenizer
-from matrix.training.losses import token_logps
-
-CHECKED = 32
-"""Tokens on which the log-probabilities are compared with those of the model's own output."""
+from matrix.training.logprobs import TokenLogps, check_logps, sequence_sums
 
 
 class Loaded:
@@ -102,31 +101,20 @@ class Causal(Loaded):
     def __init__(self, job: Job) -> None:
         super().__init__(job, AutoModelForCausalLM)
         self.renderer = Renderer(self.tokenizer)
-        self.checked = False
+        self.logps = TokenLogps(self.model)
+        check_logps(self.logps)
 
     def score(self, chats: list[list[Message]]) -> list[Measured]:
         """Sums over the tokens of the last answer, softmax in float32 and sum in float64."""
         whole = [last_answer(self.renderer.sequence(chat)) for chat in chats]
         kept = [self.cut(sequence) for sequence in whole]
-        if not self.checked:
-            self._check(min(kept, key=lambda sequence: len(sequence.ids)))
-        ids = self.padded([sequence.ids for sequence in kept], 0)  # on the right of a causal model: nobody looks there
-        targets = self.padded([sequence.targets for sequence in kept], False)
-        sums = token_logps(self.model, ids, targets).double().sum(1).cpu()
+        batch = collate([Example("", (sequence,)) for sequence in kept], list(range(len(kept))), packed=False)
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        sums = sequence_sums(self.logps(batch).double(), batch["owner"], len(kept)).cpu()
         return [
             Measured(value=float(value), tokens=sum(short.targets), cut=len(full.ids) - len(short.ids))
             for value, short, full in zip(sums, kept, whole, strict=True)
         ]
-
-    def _check(self, sequence: Sequence) -> None:
-        """Some models change their logits after the output layer, which `token_logps` would not see."""
-        ids = torch.tensor([sequence.ids[:CHECKED]], device=self.device)
-        ours = token_logps(self.model, ids, torch.ones_like(ids, dtype=torch.bool))
-        logps = self.model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
-        theirs = logps.gather(-1, ids[:, 1:, None]).squeeze(-1)
-        if not torch.allclose(ours, theirs, rtol=0.02, atol=0.05):
-            raise ValueError(f"{self.job.source} changes its logits after the output layer: not supported")
-        self.checked = True
 
 
 def last_answer(sequence: Sequence) -> Sequence:

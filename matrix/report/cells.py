@@ -19,7 +19,10 @@ from matrix.jsonl import R, RowError, iter_jsonl
 from matrix.progress import Usage
 from matrix.store import read_manifest
 
-NOT_SETTINGS = re.compile(r"(name|label|plan|until|on_error|ablation)$|store\.|hydra")
+NOT_SETTINGS = re.compile(
+    r"(name|label|plan|until|on_error|ablation|output_dir|analysis|logger|recipe/strategy)$"
+    r"|(store|logger|recipe\.strategy)\.|hydra"
+)
 """Config keys that say how a cell was run, and not what it computes: never part of a label."""
 
 
@@ -179,7 +182,7 @@ class Grid:
         """A file of a stage result, None where the result has none or is gone; the latter is noted in `problems`."""
         folder = self.folder(run)
         if folder is None:
-            self._note(f"{run.name} ({run.alias}) is not at {run.path}")
+            self.note(f"{run.name} ({run.alias}) is not at {run.path}")
         return folder / name if folder and (folder / name).exists() else None
 
     def rows(self, run: StageRun, name: str, kind: type[R]) -> list[R]:
@@ -192,17 +195,18 @@ class Grid:
             if file := self.file(run, name):
                 yield from iter_jsonl(file, kind)
         except RowError as error:
-            self._note(str(error))
+            self.note(str(error))
 
     def json(self, run: StageRun, name: str) -> Any:
         """A JSON file of a stage result; None where it cannot be read, which is noted in `problems`."""
         try:
             return json.loads(file.read_text()) if (file := self.file(run, name)) else None
         except ValueError as error:
-            self._note(f"{run.name}/{name}: {error}")
+            self.note(f"{run.name}/{name}: {error}")
             return None
 
-    def _note(self, problem: str) -> None:
+    def note(self, problem: str) -> None:
+        """Remember what could not be read, once."""
         if problem not in self.problems:
             self.problems.append(problem)
 

@@ -6,10 +6,7 @@ autoescape; only the plots, which matplotlib escapes, are put in as they are.
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from matrix.progress import Usage
-from matrix.report import data, filters, plots, samples, society
+from matrix.report import data, filters, plots, samples, society, training
 from matrix.report.cells import Cell, Grid, StageRun
 from matrix.report.leaderboard import COLUMNS, REFERENCE, Column, Leaderboard, leaderboard
 from matrix.report.societies import Society, societies
@@ -29,8 +26,13 @@ LONGEST = 6000
 """Characters of one text that the page holds at most."""
 
 
-def render(grid: Grid) -> str:
-    """The report as HTML."""
+def render(grid: Grid, figures: Path | None = None) -> str:
+    """The report as HTML.
+
+    Args:
+        grid: what is told of.
+        figures: folder that the charts of training are written to as well, each as an SVG file.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,7 +47,10 @@ def render(grid: Grid) -> str:
         "thousands": "{:,}".format,
         "count": count,
     }
-    return environment.get_template("report.html.jinja").render(context(grid))
+    told = context(grid)
+    if figures:
+        training.write_figures(told["trainings"], figures)
+    return environment.get_template("report.html.jinja").render(told)
 
 
 def cut(text: str, most: int = LONGEST) -> str:
@@ -82,7 +87,9 @@ def context(grid: Grid) -> dict[str, Any]:
         "chains": filters.chains(grid, most=8, examples=20),
         "pairs": samples.preference_pairs(grid, 4),
         "comparisons": [(c, grid.named(c.run), _title_of(c.benchmark)) for c in comparisons],
-        "losses": [Markup(svg) for svg in _loss_plots(grid)],
+        "losses": training.comparisons(grid),
+        "trainings": training.trainings(grid, most=6),
+        "num_trainings": len(grid.results(*training.ALIASES)),
         "costs": _costs(grid),
         "costs_of_each": [_cost(grid, run.alias, [run]) for run in grid.results().values()],
         "failed": [(c, board.labels[c.cell]) for c in grid.cells if c.error],
@@ -196,44 +203,6 @@ def _similarity_plot(shown: Society) -> str:
     if not shown.similarity:
         return ""
     return plots.similarity(f"similarity-{shown.run.key[:12]}", shown.similarity["groups"], shown.similarity["matrix"])
-
-
-def _loss_plots(grid: Grid) -> list[str]:
-    drawn = []
-    for alias, title, reference in (("sft", "SFT loss", None), ("tuned", "DPO loss", math.log(2))):
-        curves = {}
-        for run in list(grid.results(alias).values())[: len(plots.PALETTE)]:
-            if file := grid.file(run, "metrics.csv"):
-                train, validation = read_losses(file)
-                if train or validation:
-                    curves[grid.named(run)] = (train, validation)
-        if curves:
-            drawn.append(plots.losses(f"loss-{alias}", title, curves, reference))
-    return drawn
-
-
-def read_losses(file: Path) -> tuple[plots.Curve, plots.Curve]:
-    """Training and validation loss by step from a `metrics.csv`: the first columns whose last word is `loss`."""
-    with file.open(newline="") as lines:
-        reader = csv.DictReader(lines)
-        named = [name for name in reader.fieldnames or [] if re.search(r"(^|[/_])loss$", name)]
-        rows = list(enumerate(reader))
-    validation = next((name for name in named if re.match(r"val|eval", name)), "")
-    train = next((name for name in named if not re.match(r"val|eval", name)), "")
-
-    def curve(column: str) -> plots.Curve:
-        points = [(_number(row.get("step", str(number))), _number(row.get(column))) for number, row in rows]
-        return [(step, value) for step, value in points if step is not None and value is not None]
-
-    return curve(train), curve(validation)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _title_of(benchmark: str) -> str:

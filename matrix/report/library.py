@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -75,6 +76,25 @@ class Library:
     def read_by(self, result: Stored, stage: str) -> list[Stored]:
         """The results of `stage` that read `result`."""
         return [reader for reader in self._readers.get(result.manifest["key"], []) if reader.stage == stage]
+
+    def lineage(self, results: Sequence[Stored]) -> tuple[list[Stored], list[str]]:
+        """All that `results` grew out of, themselves included, earliest first; names of results that are gone."""
+        found: dict[str, Stored] = {}
+        gone: dict[str, None] = {}
+
+        def visit(result: Stored) -> None:
+            for field in result.manifest["identity"]["inputs"]:
+                name = result.manifest["config"][field]
+                if name not in self.results:
+                    gone[name] = None
+                elif name not in found:
+                    visit(self.results[name])
+            found[result.name] = result
+
+        for result in results:
+            if result.name not in found:
+                visit(result)
+        return list(found.values()), list(gone)
 
     def holders(self, row: str) -> list[tuple[Stored, Row]]:
         """The rows of this id and where each was written; filters, which only hand rows on, are left out."""

@@ -1,4 +1,4 @@
-"""`matrix-report DIR`: writes report.html, leaderboard.md and leaderboard.csv of a grid, and prints its leaderboard.
+"""`matrix-report DIR`: writes report.html, figures/ and leaderboard.md and .csv of a grid, and prints its leaderboard.
 
 Called by hand and by `matrix` after every run; works on a grid that is not finished.
 """
@@ -28,7 +28,7 @@ def write_report(grid: Path) -> Path:
     (grid / "leaderboard.md").write_text(f"# {read.name}\n\n{as_markdown(board)}", encoding="utf-8")
     (grid / "leaderboard.csv").write_text(as_csv(board), encoding="utf-8")
     report = grid / "report.html"
-    report.write_text(render(read), encoding="utf-8")
+    report.write_text(render(read, grid / "figures"), encoding="utf-8")
     return report
 
 
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 where the folder is not a grid."""
     parser = argparse.ArgumentParser(
         prog="matrix-report",
-        description="Write report.html, leaderboard.md and leaderboard.csv into a grid folder and print the table.",
+        description="Write report.html, leaderboard.md, leaderboard.csv and figures/ (training, as SVG) into a grid "
+        "folder and print the table.",
     )
     parser.add_argument("grid", type=Path, metavar="DIR", help="a grid folder, e.g. outputs/grids/demo")
     path = parser.parse_args(argv).grid

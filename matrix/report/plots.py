@@ -1,6 +1,6 @@
-"""Plots of the report as inline SVG: scores, loss curves, filter funnel, similarity of agents.
+"""Plots of the report as inline SVG: scores, filter funnel, similarity of agents.
 
-Those of the data are in figures.py, the picture of a society is in society.py.
+Those of the data are in figures.py, those of training in curves.py, the picture of a society is in society.py.
 
 Every function returns one `<svg>` element, the same bytes for the same values, that scales with the page. Text stays
 text, so that the page's own fonts draw it.
@@ -32,7 +32,6 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8, "grid.color": GRID, "grid.linewidth": 0.8, "xtick.color": MUTED, "ytick.color": MUTED,
     "legend.frameon": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
-Curve = Sequence[tuple[float, float]]
 
 
 def styled() -> AbstractContextManager[None]:
@@ -97,47 +96,6 @@ def scores(column: Column, rows: Sequence[tuple[str, Entry, Sequence[float]]], b
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
         return svg(figure, f"scores-{column.key}", f"{column.title} of {len(rows)} configurations")
-
-
-def losses(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]], reference: float | None = None) -> str:
-    """Loss against optimiser steps: the measured values faint, a running mean over them, validation as dots.
-
-    Args:
-        name: of the plot, unique on the page.
-        title: above the axes.
-        curves: label -> (training, validation) points.
-        reference: a loss to compare with, e.g. ln 2 for an untrained policy under DPO.
-    """
-    with styled():
-        figure = new_figure(5.0, 3.0 + 0.15 * len(curves))
-        axes = figure.add_subplot()
-        for (label, (train, validation)), colour in zip(curves.items(), PALETTE, strict=False):
-            if train:
-                steps, values = zip(*train, strict=True)
-                window = max(1, len(train) // 25)
-                few = len(train) < 30
-                axes.plot(steps, values, color=colour, lw=0.8, alpha=0.3, marker="o" if few else "", ms=3, mew=0)
-                means = [
-                    math.fsum(values[max(0, i - window) : i + 1]) / (i + 1 - max(0, i - window))
-                    for i in range(len(values))
-                ]
-                axes.plot(steps, means, color=colour, lw=1.8, label=short(label, 40))
-            if validation:
-                steps, values = zip(*validation, strict=True)
-                axes.plot(steps, values, "D", color=colour, ms=5, mec="white", mew=0.8)
-        if reference is not None:
-            axes.axhline(reference, color=FAINT, lw=1, dashes=(2, 3))
-            axes.annotate("ln 2", (1, reference), (-2, 3), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", ha="right", color=MUTED, fontsize=8.5)  # fmt: skip
-        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("loss")
-        axes.margins(x=0.02)
-        axes.tick_params(length=0)
-        if len(curves) > 1:
-            columns = 2 if max(map(len, curves)) <= 28 else 1
-            figure.legend(loc="outside lower left", fontsize=8.5, handlelength=1.4, ncols=columns)
-        return svg(figure, name, title)
 
 
 def funnel(name: str, title: str, steps: Sequence[tuple[str, int, int, Mapping[str, int]]]) -> str:

@@ -20,11 +20,7 @@ def main(job_file: Path) -> None:
     tokenizer = load_tokenizer((folder, None), job["chat_template"], False, gguf_file=file)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     weights = dict(model.state_dict())
-    del model.config.quantization_config
-    # transformers saves no model that it read from a quantised file, so another one lends its class and config.
-    fresh = type(model)._from_config(model.config)  # type: ignore[no-untyped-call]
-    fresh.generation_config = model.generation_config
-    export(Path(job["work"]), fresh, weights, tokenizer, "float32", True, source)
+    export(Path(job["work"]), model, weights, tokenizer, "float32", True, source)
 
 
 if __name__ == "__main__":

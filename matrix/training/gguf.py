@@ -1,4 +1,4 @@
-"""Llama-shaped checkpoints as one GGUF file, which OpenVINO and llama.cpp serve without a GPU."""
+"""Llama, Qwen2 and Qwen3 checkpoints as one GGUF file, which OpenVINO and llama.cpp serve without a GPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,37 @@ import numpy as np
 from torch import Tensor
 
 from matrix.training.recipe import TrainingError
+
+ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
+"""By `model_type` of Hugging Face."""
+
+
+def check_gguf(config: Any, tokenizer: Any, source: Path | None) -> gguf.MODEL_ARCH:
+    """The architecture by which a model is known in GGUF; better asked before a training than after it.
+
+    Args:
+        config: the model's Hugging Face config.
+        tokenizer: the Hugging Face tokenizer.
+        source: GGUF file with the same vocabulary, whose tokenizer is taken instead.
+
+    Raises:
+        TrainingError: the architecture or the tokenizer has no known form in GGUF.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    architecture = ARCHITECTURES.get(config.model_type)
+    # Scaled ones (Llama 3.1 and later) would have their place in the file, but neither transformers nor OpenVINO looks
+    # there, and both would answer as another model.
+    plain = rope.get("rope_type", "default") == "default"
+    extras = [name for name in ("attention_bias", "mlp_bias", "use_sliding_window") if getattr(config, name, False)]
+    if architecture is None or not plain or extras:
+        raise TrainingError(
+            f"GGUF export knows {', '.join(ARCHITECTURES)} with plain rotary embeddings, not {config.model_type} with "
+            f"{rope} {extras or ''}. Set recipe.sft.export_gguf=false and recipe.dpo.export_gguf=false, "
+            "and serve hf/ with vLLM"
+        )
+    if source is None:
+        _describe(tokenizer)
+    return architecture
 
 
 def write_gguf(
@@ -29,13 +60,9 @@ def write_gguf(
     Raises:
         TrainingError: the architecture or tokenizer has no known form in GGUF, or a weight exceeds F16.
     """
-    rope = getattr(config, "rope_parameters", None) or {}
-    if config.model_type != "llama" or rope.get("rope_type", "default") != "default":
-        raise TrainingError(
-            f"GGUF export knows Llama models with plain rotary embeddings, not {config.model_type} with {rope}. "
-            "Set recipe.sft.export_gguf=false and recipe.dpo.export_gguf=false, and serve hf/ with vLLM"
-        )
-    writer = gguf.GGUFWriter(path, "llama")
+    architecture = check_gguf(config, tokenizer, source)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_name("model")  # no path: equal weights are to give equal files
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_block_count(config.num_hidden_layers)
@@ -44,10 +71,10 @@ def write_gguf(
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(head)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     if source:
@@ -56,8 +83,10 @@ def write_gguf(
         _add_tokenizer(writer, tokenizer, config.vocab_size)
     writer.add_eos_token_id(end_of_turn)
     writer.add_chat_template(tokenizer.chat_template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    if architecture is not gguf.MODEL_ARCH.LLAMA:
+        heads = {}  # these are rotated as transformers does it
     for name, tensor in weights.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -101,18 +130,20 @@ SMOLLM = [
     {"type": "Digits", "individual_digits": True},
     {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
 ]
-LLAMA3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-"""How the regular expression begins by which Llama 3 splits text."""
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+EXPRESSIONS = {
+    CONTRACTIONS + "\\p{N}{1,3}" + REST: "llama-bpe",
+    CONTRACTIONS + "\\p{N}" + REST: "qwen2",
+}
+"""Names of the regular expressions by which Llama 3 and Qwen 2 split text."""
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
     """A byte-level BPE tokenizer's vocabulary, merges and special tokens."""
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    merges = described["model"].get("merges")
-    if described["model"]["type"] != "BPE" or merges is None:
-        raise TrainingError(f"GGUF export knows byte-level BPE tokenizers, not {described['model']['type']}")
+    merges, splitting = _describe(tokenizer)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_splitting(described["pre_tokenizer"]))
+    writer.add_tokenizer_pre(splitting)
     vocabulary = {i: token for token, i in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
     kinds = [
@@ -132,6 +163,17 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
     writer.add_add_bos_token(False)  # the chat template writes it where there is one
 
 
+def _describe(tokenizer: Any) -> tuple[list[Any], str]:
+    """A byte-level BPE tokenizer's merges, and the name of how it splits text before merging."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    merges = described["model"].get("merges")
+    if described["model"]["type"] != "BPE" or merges is None:
+        raise TrainingError(
+            f"GGUF export knows byte-level BPE tokenizers, not {described['model']['type']}. Set export_gguf=false"
+        )
+    return merges, _splitting(described["pre_tokenizer"])
+
+
 def _splitting(pre_tokenizer: dict[str, Any] | None) -> str:
     """Name by which GGUF readers know how a tokenizer splits text before merging."""
     parts = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
@@ -139,6 +181,7 @@ def _splitting(pre_tokenizer: dict[str, Any] | None) -> str:
         return "smollm"
     if parts[0] == SMOLLM[1]:
         return "gpt-2"
-    if parts[0] and str(parts[0].get("pattern", {}).get("Regex", "")).startswith(LLAMA3):
-        return "llama-bpe"
+    expression = parts[0].get("pattern", {}).get("Regex") if parts[0] else None
+    if expression in EXPRESSIONS:
+        return EXPRESSIONS[expression]
     raise TrainingError(f"GGUF has no name for this way of splitting text: {pre_tokenizer}. Set export_gguf=false")

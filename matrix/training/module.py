@@ -1,4 +1,4 @@
-"""What SFT and DPO share as Lightning modules: loading, optimizer, schedule, and a loss that accumulates exactly."""
+"""What SFT and preference training share as Lightning modules: loading, optimizer, and a loss that adds up exactly."""
 
 from __future__ import annotations
 
@@ -6,131 +6,210 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from matrix.training.attention import PACKED
+from matrix.training.averaging import follow
+from matrix.training.batch import Batch, MicroBatches, collate
 from matrix.training.data import Example
-from matrix.training.plan import MicroBatches, Plan
-from matrix.training.recipe import Schedule, TrainConfig, TrainingError
+from matrix.training.logprobs import TokenLogps, check_logps
+from matrix.training.lora import add_adapters
+from matrix.training.machines import Strategy, StrategyConfig
+from matrix.training.plan import Plan, Step, rate
+from matrix.training.recipe import TrainConfig, TrainingError
+from matrix.training.strategy import decoder_layers, partitioned_loading, shard
 
 
-def rate(step: int, total: int, config: TrainConfig) -> float:
-    """Share of the peak rate at optimizer step `step` (from 0) of `total`: linear warm-up, then the schedule."""
-    warmup = math.ceil(total * config.warmup_ratio)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(total - warmup, 1)
-    if config.schedule is Schedule.cosine:
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1 - done if config.schedule is Schedule.linear else 1.0
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the weights come from."""
+
+    name: str
+    """Folder or hub id."""
+    revision: str | None = None
+    trust_remote_code: bool = False
 
 
 class Trained(LightningModule):
     """A causal language model in training. Subclasses say what the loss of a micro-batch is.
 
     Args:
-        source: path or hub id of the model, and its revision.
-        trust_remote_code: let a hub repository run its own Python.
+        source: the model to start from.
         config: the recipe.
+        strategy: how processes share the work.
         plan: the optimizer steps.
         examples: what the plan's indices mean.
+        seed: of new weights (adapters).
     """
 
-    columns: ClassVar[list[str]] = ["loss"]
-    """Names of the numbers that `sums` returns."""
+    divisor: ClassVar[str] = "step_targets"
+    """Which count of the whole optimizer step the sums are divided by."""
 
     def __init__(
         self,
-        source: tuple[str, str | None],
-        trust_remote_code: bool,
+        source: Source,
         config: TrainConfig,
+        strategy: StrategyConfig,
         plan: Plan,
         examples: list[Example],
+        seed: int,
     ) -> None:
         super().__init__()
-        self.source, self.trust_remote_code = source, trust_remote_code
-        self.config, self.plan, self.examples = config, plan, examples
-        self.model: Any = None
-        self.totals = torch.zeros(len(self.columns))
+        self.source, self.config, self.strategy = source, config, strategy
+        self.plan, self.examples, self.seed = plan, examples, seed
+        self.logps: Any = None
+        """`TokenLogps` around the model; calling it is the only way from a batch to numbers."""
+        self.totals = torch.zeros(0)
+        """Sums over the optimizer step so far, on this process."""
         self.gradient_norm = 0.0
+        self.strict_loading = config.lora is None
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model."""
+        return self.logps.model
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the numbers that `sums` returns."""
+        return ["loss"]
 
     @abstractmethod
-    def sums(self, batch: dict[str, Any]) -> Tensor:
+    def sums(self, batch: Batch) -> Tensor:
         """(len(columns),) sums over a micro-batch; the first is the loss and carries the gradient."""
 
     def configure_model(self) -> None:
         """Load the weights; under ZeRO stage 3 every process keeps its part only."""
-        if self.model is not None:
+        if self.logps is not None:
             return
+        c, bf16 = self.config, self.trainer.precision.startswith("bf16")
+        # Frozen weights need no precision beyond that of the arithmetic.
+        model = self._load(torch.bfloat16 if c.lora and bf16 else torch.float32)
+        if c.lora:
+            add_adapters(model, c.lora, self.seed)
+        if c.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.strategy.liger:
+            _use_liger(model)
+        if self.strategy.compile:
+            for layer in decoder_layers(model):
+                layer.compile(dynamic=True)
+        model.train()
+        self.logps = TokenLogps(model)
+        if self.strategy.kind is Strategy.fsdp2:
+            check_logps(self.logps)
+            shard(self.logps, self.device_mesh, bf16)
+
+    def _load(self, dtype: torch.dtype) -> Any:
         from transformers import AutoModelForCausalLM
 
-        name, revision = self.source
-        with _partitioned_loading(self.trainer.strategy):
-            self.model = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, dtype=torch.float32, trust_remote_code=self.trust_remote_code
-            )
-        odd = [
-            k for k in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(self.model.config, k, 0)
-        ]
-        if odd:
-            raise TrainingError(f"{name} changes its logits after the output layer ({', '.join(odd)}): not supported")
-        if self.config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.model.train()
+        source, packed = self.source, self.plan.packed
+        try:
+            with partitioned_loading(self.trainer.strategy):
+                return AutoModelForCausalLM.from_pretrained(
+                    source.name, revision=source.revision, trust_remote_code=source.trust_remote_code, dtype=dtype,
+                    attn_implementation=PACKED if packed else "sdpa",
+                )  # fmt: skip
+        except (KeyError, ValueError) as error:  # older architectures look attention up in a table of their own
+            if packed and PACKED in str(error):
+                raise TrainingError(f"{source.name} cannot be trained on packed rows; set packing=padded") from error
+            raise
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Of a model with adapters keep only those; the frozen weights are the base's, and `strict_loading` is off."""
+        if self.config.lora:
+            weights = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {name: tensor for name, tensor in weights if ".lora_" in name}
 
     def configure_optimizers(self) -> Any:
         """AdamW and the schedule. The number of steps is the plan's: Lightning's estimate would drop loader state."""
-        c, total = self.config, len(self.plan.steps)
+        c = self.config
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": c.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},  # norms and biases do not decay
+        ]
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [group for group in groups if group["params"]] if c.weight_decay else trained,
             lr=c.learning_rate,
             betas=(c.betas[0], c.betas[1]),
             weight_decay=c.weight_decay,
-            fused=c.strategy.zero_stage == 0,
+            fused=self.strategy.kind.zero_stage == 0,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, c))
+        if c.ema:
+            follow(optimizer, c.ema)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, self.plan, c))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> Any:
         """This process's micro-batches from the first optimizer step that is not done."""
-        trainer = self.trainer
-        batches = MicroBatches(self.examples, self.plan, trainer.global_rank, trainer.world_size, trainer.global_step)
+        batches = MicroBatches(self.examples, self.plan, self.trainer.global_rank, self.trainer.global_step)
         return torch.utils.data.DataLoader(batches, batch_size=None)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def on_train_start(self) -> None:
+        """See to it that what is computed is what the model says."""
+        if self.strategy.kind is not Strategy.fsdp2 and self.trainer.global_step == 0:
+            with self.measuring():
+                check_logps(self.logps)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the loss of its optimizer step.
 
-        Dividing by the step's own normaliser makes the loss independent of how the step was cut. Accumulation and data
+        Dividing by the step's own count makes the loss independent of how the step was cut. Accumulation and data
         parallelism both average, by `accumulation` and `world_size`, which is taken back here. Under DeepSpeed both
         Lightning and the engine divide by the accumulation steps; AdamW would hide that, clipping does not.
         """
-        sums = self.sums(batch) / batch["normaliser"]
-        self.totals = self.totals.to(sums.device) + sums.detach()
-        divisions = 2 if self.config.strategy.zero_stage else 1
+        sums = self.sums(batch) / batch[self.divisor]
+        self.totals = sums.detach() + (self.totals if len(self.totals) else 0)
+        divisions = 2 if self.strategy.kind.zero_stage else 1
         loss: Tensor = sums[0] * (self.plan.accumulation**divisions * self.trainer.world_size)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip to the recipe's norm, and keep the norm for the metrics; DeepSpeed does both itself."""
-        if self.config.strategy.zero_stage == 0:
-            bound = self.config.gradient_clip or math.inf
-            self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
+        """Clip to the recipe's norm, and leave a step out whose gradient is not finite; DeepSpeed does both itself."""
+        if self.strategy.kind.zero_stage:
+            return
+        bound = self.config.gradient_clip or math.inf
+        norm: Any = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], bound)
+        self.gradient_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not math.isfinite(self.gradient_norm):
+            optimizer.zero_grad(set_to_none=True)  # AdamW leaves weights without a gradient as they are
+
+    def each(self, step: Step) -> Iterator[Batch]:
+        """This process's micro-batches of a step, for passes without gradient; every process has equally many."""
+        for rows in step.micro_batches[self.trainer.global_rank :: self.plan.world]:
+            counts = {"step_rows": step.rows, "step_targets": step.targets}
+            yield self.trainer.strategy.batch_to_device(collate(self.examples, rows, self.plan.packed) | counts)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """No gradient, no dropout, the arithmetic of training."""
+        self.model.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            yield
+        self.model.train()
+
+    def evaluate(self) -> dict[str, float]:
+        """The columns on the held-out examples, as they would be were all of them one optimizer step."""
+        assert self.plan.held_out
+        total = torch.zeros(len(self.columns), device=self.device)
+        with self.measuring():
+            for batch in self.each(self.plan.held_out):
+                total += self.sums(batch) / batch[self.divisor]
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return dict(zip(self.columns, total.tolist(), strict=True))
 
 
-@contextmanager
-def _partitioned_loading(strategy: Any) -> Iterator[None]:
-    """Tell transformers about ZeRO stage 3 while weights are loaded, and only then.
-
-    transformers keeps a weak reference: while the object lives, every model loaded in this process is partitioned.
-    """
-    if not getattr(strategy, "zero_stage_3", False):
-        yield
-        return
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
-
-    told = HfDeepSpeedConfig(strategy.config)  # type: ignore[no-untyped-call]
-    yield
-    del told
+def _use_liger(model: Any) -> None:
+    if not torch.cuda.is_available():
+        raise TrainingError("recipe.strategy.liger=true needs a GPU: Liger's kernels are written for one")
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError:
+        raise TrainingError("recipe.strategy.liger=true needs: pip install 'matrix-gen[liger]'") from None
+    _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)

@@ -1,34 +1,35 @@
 """The order of training, fixed before it starts: optimizer steps, their micro-batches and how much each step weighs.
 
-The plan follows from seed, rows and batch size alone. Micro-batch size and number of processes only cut its steps into
-pieces, so they change no loss; resuming needs nothing but the number of steps done.
+The plan follows from seed, rows and recipe alone. Micro-batches and processes only cut its steps into pieces, so they
+change no loss; resuming needs nothing but the number of steps done.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch.utils.data import IterableDataset
 
 from matrix.provenance import derive_seed
 from matrix.training.data import Example
+from matrix.training.recipe import BatchUnit, Packing, Schedule, TrainConfig, TrainingError
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step."""
+    """One optimizer step. Its counts are those of all processes."""
 
     micro_batches: list[list[int]]
-    """Indices of examples; micro-batch `j * world + rank` is the j-th of `rank`. Empty ones fill a partial step up."""
-    normaliser: int
-    """What the summed loss of the whole step is divided by: target tokens for SFT, pairs for DPO."""
+    """Indices of examples; micro-batch `j * world + rank` is the j-th of `rank`. Empty ones fill a step up."""
+    rows: int
+    """Rows or pairs; what the summed loss of a preference step is divided by."""
+    targets: int
+    """Target tokens, of pairs those of the chosen answers; what the summed loss of an SFT step is divided by."""
     tokens: int
-    """Tokens of the step, padding left out."""
+    """Tokens that are computed, padding left out; a packed pair's prompt counts once."""
 
 
 @dataclass(frozen=True)
@@ -38,66 +39,162 @@ class Plan:
     steps: list[Step]
     accumulation: int
     """Micro-batches a process computes in each step."""
+    warmup: int
+    """Steps with a rising learning rate."""
+    held_out: Step | None
+    """Examples that are evaluated and not trained."""
+    evaluations: frozenset[int]
+    """Numbers of optimizer steps, from 1, after which the held-out examples are evaluated."""
+    world: int
+    """Processes."""
+    packed: bool
+    efficiency: float
+    """Tokens that are computed over all that could be meanwhile: padding and waiting for slower ranks are lost."""
+
+    def micro_batches(self, start: int, rank: int) -> Iterator[tuple[Step, list[int]]]:
+        """What `rank` computes from optimizer step `start` (from 0) on."""
+        for step in self.steps[start:]:
+            for rows in step.micro_batches[rank :: self.world]:
+                yield step, rows
 
 
-def make_plan(
-    examples: list[Example], epochs: int, batch_size: int, micro_batch_size: int, world: int, seed: int
-) -> Plan:
-    """Shuffle every epoch, cut it into steps of `batch_size` rows, and each step into micro-batches of similar length.
+def make_plan(examples: Sequence[Example], recipe: TrainConfig, world: int, seed: int) -> Plan:
+    """Shuffle every epoch, cut it into optimizer steps, and each step into micro-batches of similar size.
 
     Args:
         examples: what to train on.
-        epochs: passes over them.
-        batch_size: rows a step over all processes; the last step of an epoch may have fewer.
-        micro_batch_size: rows a process computes at once.
+        recipe: epochs, batch and micro-batch sizes, packing, warm-up and held-out share.
         world: processes.
         seed: of the shuffles.
+
+    Raises:
+        TrainingError: no row is left to train on, or there are more processes than rows in a step.
     """
-    accumulation = math.ceil(batch_size / (micro_batch_size * world))
-    steps = []
-    for epoch in range(epochs):
-        order = list(range(len(examples)))
+    cutter = _Cutter(examples, recipe, world)
+    rows = list(range(len(examples)))
+    if recipe.held_out:
+        random.Random(derive_seed(seed, "held_out")).shuffle(rows)
+    kept_out = min(math.ceil(len(rows) * recipe.held_out), len(rows) - 1)
+    held_out, trained = sorted(rows[:kept_out]), sorted(rows[kept_out:])
+    groups: list[list[int]] = []
+    ends = []
+    for epoch in range(recipe.epochs):
+        order = trained.copy()
         random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            pairs = len(examples[rows[0]].sequences) == 2
-            normaliser = len(rows) if pairs else sum(examples[i].targets for i in rows)
-            tokens = sum(examples[i].tokens for i in rows)
-            rows.sort(key=lambda i: (-examples[i].length, i))
-            cut = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
-            cut += [[] for _ in range(accumulation * world - len(cut))]
-            steps.append(Step(cut, normaliser, tokens))
-    return Plan(steps, accumulation)
+        units = [[i] for i in order]
+        if recipe.batch_unit is BatchUnit.packs:
+            units = pack(order, cutter.sizes, recipe.max_length * cutter.branches)
+            random.Random(derive_seed(seed, "packs", epoch)).shuffle(units)
+        size = recipe.batch_size
+        groups += [[i for unit in units[at : at + size] for i in unit] for at in range(0, len(units), size)]
+        ends.append(len(groups))
+    largest = max(map(len, groups))
+    if world > largest:
+        raise TrainingError(
+            f"{world} processes cannot share optimizer steps of {largest} rows ({len(trained)} rows, batch_size="
+            f"{recipe.batch_size}). Lower recipe.strategy.devices, or raise batch_size"
+        )
+    accumulation = math.ceil(max(len(cutter.cut(group)) for group in groups) / world)
+    steps = [cutter.step(group, accumulation * world) for group in groups]
+    every = recipe.evaluate_every
+    return Plan(
+        steps,
+        accumulation,
+        warmup=_warmup(recipe, len(steps)),
+        held_out=cutter.step(held_out, world) if held_out else None,
+        evaluations=frozenset({*range(every, len(steps), every), len(steps)} if every else ends),
+        world=world,
+        packed=cutter.packed,
+        efficiency=sum(step.tokens for step in steps) / sum(map(cutter.slots, steps)),
+    )
 
 
-def collate(examples: list[Example], rows: list[int], normaliser: int) -> dict[str, Any]:
-    """A micro-batch as tensors, padded on the right; n sequences, for DPO all chosen ones before all rejected ones.
-
-    Returns:
-        `rows` (indices of the examples), `ids` (n, length) int64, `targets` (n, length) bool, `normaliser` int. There
-        is no attention mask: under causal attention no real token looks at padding to its right. There is no float
-        tensor: DeepSpeed casts those to bf16. A micro-batch without rows has one token and no target.
-    """
-    sequences = [s for column in zip(*(examples[i].sequences for i in rows), strict=True) for s in column]
-    length = max((len(s.ids) for s in sequences), default=1)
-    ids = torch.zeros(max(len(sequences), 1), length, dtype=torch.long)
-    targets = torch.zeros_like(ids, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        targets[row, : len(sequence.ids)] = torch.tensor(sequence.targets)
-    return {"rows": torch.tensor(rows, dtype=torch.long), "ids": ids, "targets": targets, "normaliser": normaliser}
+def rate(step: int, plan: Plan, recipe: TrainConfig) -> float:
+    """Share of the peak rate at optimizer step `step` (from 0): linear warm-up, then the schedule."""
+    if step < plan.warmup:
+        return (step + 1) / (plan.warmup + 1)
+    done = (step - plan.warmup) / max(len(plan.steps) - plan.warmup, 1)
+    course = {
+        Schedule.cosine: 0.5 * (1 + math.cos(math.pi * done)),
+        Schedule.linear: 1 - done,
+        Schedule.constant: 1.0,
+    }[recipe.schedule]
+    return recipe.min_rate + (1 - recipe.min_rate) * course
 
 
-class MicroBatches(IterableDataset[dict[str, Any]]):
-    """This process's micro-batches from optimizer step `start` on.
+def _warmup(recipe: TrainConfig, total: int) -> int:
+    by_ratio = math.ceil(total * recipe.warmup_ratio)
+    if recipe.warmup_steps is None or recipe.warmup_steps > total / 4:
+        return by_ratio
+    return recipe.warmup_steps
 
-    It has no length on purpose: Lightning then takes the number of steps from the plan and not from the loader.
-    """
 
-    def __init__(self, examples: list[Example], plan: Plan, rank: int, world: int, start: int) -> None:
-        self.examples, self.plan, self.rank, self.world, self.start = examples, plan, rank, world, start
+def pack(rows: list[int], sizes: list[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: rows into as few packs of `capacity` as it finds; what is larger has a pack of its own."""
+    packs: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    for i in sorted(rows, key=lambda i: (-sizes[i], i)):
+        at = bisect_left(room, (sizes[i], -1))
+        if at < len(room):
+            left, number = room.pop(at)
+        else:
+            left, number = capacity, len(packs)
+            packs.append([])
+        packs[number].append(i)
+        insort(room, (left - sizes[i], number))
+    return packs
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for step in self.plan.steps[self.start :]:
-            for rows in step.micro_batches[self.rank :: self.world]:
-                yield collate(self.examples, rows, step.normaliser)
+
+class _Cutter:
+    """Cuts the rows of an optimizer step into micro-batches."""
+
+    def __init__(self, examples: Sequence[Example], recipe: TrainConfig, world: int) -> None:
+        if not examples:
+            raise TrainingError("there is no row to train on; look at what the filters kept")
+        self.packed = recipe.packing is not Packing.padded
+        self.branches = len(examples[0].sequences)
+        self.lengths = [e.length for e in examples]
+        self.sizes = [e.tokens - self.packed * (self.branches - 1) * e.prefix for e in examples]
+        """Tokens that are computed for an example."""
+        self.targets = [sum(e.sequences[0].targets) for e in examples]
+        self.lines = recipe.micro_batch_size
+        self.capacity = recipe.micro_batch_size * recipe.max_length * self.branches
+        self.world = world
+
+    def step(self, rows: list[int], multiple: int) -> Step:
+        """A step whose number of micro-batches is a multiple of `multiple`."""
+        number = math.ceil(len(self.cut(rows)) / multiple) * multiple
+        targets, tokens = sum(self.targets[i] for i in rows), sum(self.sizes[i] for i in rows)
+        return Step(self.fill(rows, number), len(rows), targets, tokens)
+
+    def cut(self, rows: list[int]) -> list[list[int]]:
+        """As few micro-batches as are needed."""
+        if self.packed:
+            return pack(rows, self.sizes, self.capacity)
+        rows = sorted(rows, key=lambda i: (-self.lengths[i], i))
+        return [rows[at : at + self.lines] for at in range(0, len(rows), self.lines)]
+
+    def fill(self, rows: list[int], number: int) -> list[list[int]]:
+        """`number` micro-batches: packs of about equal size, for the largest is waited for, or lines and empties."""
+        fewest = self.cut(rows)
+        if self.packed and number > 1:
+            heap = [(0, n) for n in range(number)]
+            even: list[list[int]] = [[] for _ in heap]
+            for i in sorted(rows, key=lambda i: (-self.sizes[i], i)):
+                load, n = heapq.heappop(heap)
+                even[n].append(i)
+                heapq.heappush(heap, (load + self.sizes[i], n))
+            if all(load <= self.capacity or len(even[n]) == 1 for load, n in heap):
+                fewest = sorted(even, key=lambda rows: -sum(self.sizes[i] for i in rows))
+        return fewest + [[] for _ in range(number - len(fewest))]
+
+    def slots(self, step: Step) -> int:
+        """Tokens for which all ranks together have time until the last of them is done with the step."""
+
+        def computed(rows: list[int]) -> int:
+            if self.packed:
+                return sum(self.sizes[i] for i in rows)
+            return max((self.lengths[i] for i in rows), default=0) * len(rows) * self.branches
+
+        sizes = [computed(rows) for rows in step.micro_batches]
+        return self.world * sum(max(sizes[at : at + self.world]) for at in range(0, len(sizes), self.world))

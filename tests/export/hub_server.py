@@ -1,4 +1,4 @@
-"""As much of the Hugging Face hub's HTTP interface as one upload of a data set needs, on a local port."""
+"""As much of the Hugging Face hub's HTTP interface as one upload of a data set or model needs, on a local port."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ class Hub:
 
     def __init__(self) -> None:
         self.private: dict[str, bool] = {}
+        self.kinds: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
         self.tokens: set[str | None] = set()
         self.refuses = False
         self.url = ""
+
+    def address(self, name: str) -> str:
+        return f"{self.url}/{'datasets/' if self.kinds[name] == 'dataset' else ''}{name}"
 
 
 @contextmanager
@@ -40,8 +44,9 @@ def serve() -> Iterator[Hub]:
             self.wfile.write(content)
 
         def do_GET(self) -> None:
-            name = self.path.removeprefix("/api/datasets/").partition("/revision/")[0]
-            if name in hub.private:
+            _, _, kinds, *rest = self.path.partition("/revision/")[0].split("/")
+            name = "/".join(rest)
+            if name in hub.private and kinds == f"{hub.kinds[name]}s":
                 self.tell({"id": name, "private": hub.private[name], "sha": "0" * 40, "siblings": [], "tags": []})
             else:
                 self.tell({"error": "Repository not found"}, 404)
@@ -54,11 +59,12 @@ def serve() -> Iterator[Hub]:
             elif self.path == "/api/repos/create":
                 asked = json.loads(body)
                 name = f"{asked['organization']}/{asked['name']}"
+                hub.kinds[name] = asked.get("type", "model")
                 if name in hub.private:
-                    self.tell({"url": f"{hub.url}/datasets/{name}", "error": "You already created it"}, 409)
+                    self.tell({"url": hub.address(name), "error": "You already created it"}, 409)
                 else:
                     hub.private[name] = asked.get("visibility") == "private"
-                    self.tell({"url": f"{hub.url}/datasets/{name}"})
+                    self.tell({"url": hub.address(name)})
             elif "/preupload/" in self.path:
                 files = [
                     {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -69,9 +75,8 @@ def serve() -> Iterator[Hub]:
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                self.tell(
-                    {"commitUrl": f"{hub.url}/datasets/me/bread/commit/1", "commitOid": "1" * 40, "success": True}
-                )
+                (name,) = hub.private
+                self.tell({"commitUrl": f"{hub.address(name)}/commit/1", "commitOid": "1" * 40, "success": True})
             else:
                 self.tell({})
 

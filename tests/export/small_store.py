@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from matrix.engines.base import EngineName, ModelConfig
+from matrix.engines.base import HOW, EngineName, ModelConfig
 from matrix.filtering.length import LengthConfig
 from matrix.filtering.stage import Filter
 from matrix.jsonl import write_jsonl
@@ -15,6 +15,8 @@ from matrix.records import Conversation, Message, Origin, PreferencePair, Tags
 from matrix.simulation.profiles import ProfilesConfig
 from matrix.stage import Result, Stage
 from matrix.store import Store, StoreConfig
+from matrix.training.machines import StrategyConfig
+from matrix.training.recipe import DPOConfig, SFTConfig, TrainConfig
 
 TEXT = "Knead the dough for ten minutes, let it rise until it has doubled, and bake it hot with a bowl of water below. "
 
@@ -72,12 +74,47 @@ class Generate(Stage):
 
 
 @dataclass(kw_only=True)
-class Train(Stage):
-    name: ClassVar[str] = "train"
-    data: Result
+class Import(Stage):
+    name: ClassVar[str] = "import"
+    model: ModelConfig
 
     def run(self, work: Path) -> None:
-        (work / "weights").write_text("none")
+        (work / "reference.json").write_text(json.dumps({"model": self.model.model, "revision": self.model.revision}))
+
+
+@dataclass(kw_only=True)
+class Train(Stage):
+    """Weights of four bytes, and what a training writes down."""
+
+    name: ClassVar[str] = "train"
+    recipe: TrainConfig
+    strategy: StrategyConfig = field(
+        default_factory=lambda: StrategyConfig(launcher=["srun-on-10.1.2.3"]), metadata=HOW
+    )
+    base: Result
+    data: Result
+    model: ModelConfig
+
+    def run(self, work: Path) -> None:
+        (work / "hf").mkdir()
+        (work / "hf" / "config.json").write_text("{}")
+        (work / "hf" / "model.safetensors").write_bytes(b"\1\2\3\4")
+        (work / "model.gguf").write_bytes(b"GGUF")
+        (work / "metrics.csv").write_text("step,loss\n1,2.5\n2,1.5\n")
+        (work / "held_out.csv").write_text("step,loss\n1,2.25\n2,1.75\n")
+        summary = {
+            "held_out": 1,
+            "steps": 2,
+            "tokens": 4101,
+            "first_loss": 2.5,
+            "last_loss": 1.5,
+            "precision": "32-true",
+        }
+        (work / "summary.json").write_text(json.dumps(summary))
+        (work / "doctor.json").write_text(json.dumps({"warnings": ["only 2 optimizer steps: lower batch_size=8"]}))
+
+    def readable(self) -> str:
+        return "dpo" if isinstance(self.recipe, DPOConfig) else "sft"
 
 
 @dataclass(kw_only=True)
@@ -113,24 +150,31 @@ class Small:
     """The results, and a cell `outputs/grids/bread/one` that made them."""
 
     outputs: Path
+    based_on: ModelConfig = field(default_factory=lambda: ModelConfig(model="someone/base", revision="def"))
+    writer: ModelConfig = field(default_factory=model)
 
     def __post_init__(self) -> None:
         self.store = Store(StoreConfig(root=str(self.outputs / "store")))
-        self.society = self.store.get(Simulate(seed=3))
-        self.rows = self.store.get(Generate(seed=3, society=self.society))
+        self.society = self.store.get(Simulate(seed=3, llm=self.writer))
+        self.rows = self.store.get(Generate(seed=3, society=self.society, llm=self.writer))
         self.kept = self.filtered(self.rows, LengthConfig(max_response=len(TEXT) * 6))
-        self.sft = self.store.get(Train(seed=3, data=self.kept))
-        self.pairs = self.store.get(Prefer(seed=3, society=self.society, sft=self.sft, rows=4))
+        self.base = self.store.get(Import(seed=3, model=self.based_on))
+        self.sft = self.trained(SFTConfig(), self.base, self.kept)
+        self.pairs = self.store.get(Prefer(seed=3, society=self.society, sft=self.sft, rows=4, llm=self.writer))
         self.kept_pairs = self.filtered(self.pairs, LengthConfig())
+        self.tuned = self.trained(DPOConfig(learning_rate=5e-7), self.sft, self.kept_pairs)
         self.cell = self.grown(
             "one", society=self.society, rows=self.rows, kept=self.kept, sft=self.sft, pairs=self.pairs,
             kept_pairs=self.kept_pairs,
         )  # fmt: skip
 
+    def trained(self, recipe: TrainConfig, base: Result, data: Result) -> Result:
+        return self.store.get(Train(seed=3, recipe=recipe, base=base, data=data, model=self.based_on))
+
     def filtered(self, rows: Result, config: LengthConfig) -> Result:
         return self.store.get(Filter(seed=3, filters={"length": config}, rows=rows))
 
-    def grown(self, name: str, **results: Result) -> Path:
+    def grown(self, name: str, scores: object = None, **results: Result) -> Path:
         """A cell with these results."""
         folder = self.outputs / "grids" / "bread" / name
         folder.mkdir(parents=True)
@@ -139,6 +183,6 @@ class Small:
             for alias, r in results.items()
         ]
         command = "matrix experiment=bread seed=3 'llm.endpoints=[http://10.1.2.3:8000/v1]' model.model=/home/me/m.gguf"
-        told = {"cell": name, "status": "done", "command": command, "stages": stages}
+        told = {"cell": name, "status": "done", "command": command, "stages": stages, "scores": scores}
         (folder / "result.json").write_text(json.dumps(told))
         return folder

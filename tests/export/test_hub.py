@@ -20,11 +20,11 @@ def hub():
 
 @pytest.fixture
 def pushed(small, tmp_path):
-    def run(url, *more, token="hf_test"):
+    def run(url, *more, token="hf_test", what=None):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
         environment |= {"HF_TOKEN": token} if token else {}
-        words = [str(small.kept.path), str(tmp_path / "data"), "--push", "me/bread", *more]
+        words = [*(what or [str(small.kept.path), str(tmp_path / "data")]), "--push", "me/bread", *more]
         return subprocess.run(
             [sys.executable, "-c", CODE, *words], env=environment, capture_output=True, text=True, timeout=60
         )
@@ -44,6 +44,16 @@ def test_a_push_is_private_unless_asked_otherwise(hub, pushed, tmp_path):
     done = pushed(hub.url, "--overwrite", "--public")
     assert done.returncode == 1
     assert "me/bread exists and is private. Leave out --public, or name another repository" in done.stderr
+
+
+def test_a_model_is_pushed_as_a_model(hub, pushed, small, tmp_path):
+    done = pushed(hub.url, what=[str(small.sft.path), "--to", str(tmp_path / "model")])
+    assert done.returncode == 0, done.stderr
+    assert f"Pushed: {hub.url}/me/bread" in done.stdout
+    assert (hub.kinds, hub.private) == ({"me/bread": "model"}, {"me/bread": True})
+    folder = tmp_path / "model"
+    assert hub.files == {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert hub.files["README.md"].decode().partition("---\n# ")[2].startswith("bread\n")
 
 
 def test_public_is_public_and_nothing_private_goes_there(hub, pushed):

@@ -39,7 +39,7 @@ def test_a_cell_that_stopped_early_has_its_rows(small):
 
 def test_lineage_goes_back_to_the_society(small):
     results, gone = find(str(small.cell), Path("none")).lineage()
-    expected = [small.society, small.rows, small.kept, small.sft, small.pairs, small.kept_pairs]
+    expected = [small.society, small.rows, small.kept, small.base, small.sft, small.pairs, small.kept_pairs]
     assert [result.name for result in results] == [result.name for result in expected]
     assert not gone
 
@@ -61,7 +61,8 @@ def test_the_command_is_that_of_a_cell_with_the_result(small):
     [
         ("generate-ffffffffffff", r"no result generate-ffffffffffff in .*Nearest: generate-[0-9a-f]{12}"),
         ("filter", r"filter is \d results: filter-\w+, filter-\w+.* Name one"),
-        ("train", r"train-\w+ holds no rows. Results with rows: .*generate-\w+"),
+        ("import", r"import-\w+ holds no rows. Results with rows: .*generate-\w+"),
+        ("sft-", r"train-\w+ is a model. To export it type: matrix-export train-\w+ --to FOLDER"),
     ],
 )
 def test_what_cannot_be_exported_says_what_can(small, word, told):

@@ -29,6 +29,7 @@ from matrix.jsonl import read_jsonl, write_jsonl
 from matrix.progress import Progress
 from matrix.records import Conversation, Failure, Message, Origin, Score
 from matrix.stage import Result
+from matrix.training.recipe import TrainingError
 
 SIZES = {
     "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -155,7 +156,7 @@ def test_logits_that_are_changed_after_the_output_layer_are_noticed(tmp_path, to
 
     Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=1.0)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="changes its logits"):
+    with pytest.raises(TrainingError, match="logits are not the output layer's|changes its logits"):
         Causal(job(tmp_path, Head.language)).score(CHATS[:1])
 
 

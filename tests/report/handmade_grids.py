@@ -32,12 +32,18 @@ from matrix.records import (
 )
 from matrix.stage import Result, Stage
 from matrix.store import Store, StoreConfig
+from matrix.training.recipe import DPOConfig, SFTConfig, TrainConfig
 
 ROLES = ["Pharmacist", "Chess Coach", "Sound Engineer", "Night Nurse", "Urban Gardener", "Tax Adviser", "Ferry Captain"]
 LONG = (
     "Start with a small trial before you change the whole routine. Write down what you expect, measure it for two "
     "weeks, and compare. If the numbers do not move, change one thing only, so that you know what made the difference. "
 )
+
+PREFERENCE = (
+    "loss", "rewards_chosen", "rewards_rejected", "accuracy", "margin", "logps_chosen", "logps_rejected",
+    "drift_chosen", "length_chosen", "length_rejected",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -108,6 +114,7 @@ class Filter(Handmade):
 @dataclass(kw_only=True)
 class Train(Handmade):
     name: ClassVar[str] = "train"
+    recipe: TrainConfig
     base: Result
     data: Result
 
@@ -334,14 +341,52 @@ class Builder:
             aliases[f"{name}analysis"] = self.store.get(analyse)
         return aliases
 
-    def train(self, base: Result, data: Result, start: float, seed: int) -> Result:
-        rng = random.Random(seed)
-        lines = ["epoch,step,train/loss,val/loss"]
-        for step in range(80):
-            lines.append(f"0,{step},{start * math.exp(-step / 60) + rng.gauss(0, 0.04)},")
-            if step % 40 == 39:
-                lines.append(f"0,{step},,{start * math.exp(-step / 60) + 0.08}")
-        return self.get(Train(seed=seed, base=base, data=data), {"metrics.csv": "\n".join(lines) + "\n"})
+    def train(self, base: Result, data: Result, recipe: TrainConfig, seed: int, steps: int = 80) -> Result:
+        """A training with held-out rows, one step without a finite gradient, warnings and samples."""
+        rng, pairs = random.Random(f"{seed} {data.key}"), isinstance(recipe, DPOConfig)
+        columns = [*PREFERENCE] if pairs else ["loss"]
+        rates = ["learning_rate", "gradient_norm", "skipped", "tokens_per_second", "targets_per_second"]
+        metrics, held_out, samples = [["step", *columns, *rates]], [["step", *columns]], []
+        for step in range(1, steps + 1):
+            done = step / steps
+            noisy = [value + rng.gauss(0, spread) for value, spread in self.measures(done, pairs)]
+            rate = recipe.learning_rate * min(1, step / 4) * (0.5 + 0.5 * math.cos(math.pi * done))
+            norm = math.inf if step == steps // 3 else 1 + math.exp(-4 * done) + rng.gauss(0, 0.2)
+            loss = [math.nan, *noisy[1:]] if step == steps // 3 else noisy
+            metrics.append([step, *loss, rate, norm, int(step >= steps // 3), 4000 + rng.gauss(0, 90), 2000])
+            if step % 20 == 0:
+                held_out.append([step, *(value for value, _ in self.measures(done - 0.1, pairs))])
+                samples += [
+                    {"step": step, "row": f"sft-{i:05}", "prompt": f"How do I sort {i} shelves?{self.hostile}",
+                     "answer": f"After {step} steps: {LONG}{self.hostile}"} for i in range(2)
+                ]  # fmt: skip
+        tables = {name: "\n".join(",".join(map(str, line)) for line in lines) + "\n"
+                  for name, lines in (("metrics.csv", metrics), ("held_out.csv", held_out))}  # fmt: skip
+        warnings = [f"only {steps} optimizer steps: lower batch_size=8, e.g. to 2, or raise epochs{self.hostile}"]
+        summary = {"rows": 12, "used": 9, "held_out": 2, "steps": steps, "tokens": 41_000, "precision": "bf16-mixed",
+                   "peak_memory_gib": 3.8, "peak_gpu_memory_gib": 0}  # fmt: skip
+        return self.get(
+            Train(seed=seed, base=base, data=data, recipe=recipe),
+            tables
+            | {
+                "doctor.txt": f"rows  9 of 12\n! {warnings[0]}\n",
+                "doctor.json": json.dumps({"rows": 12, "warnings": warnings}),
+                "samples.jsonl": "".join(json.dumps(sample) + "\n" for sample in samples),
+                "summary.json": json.dumps(summary),
+            },
+        )
+
+    def measures(self, done: float, pairs: bool) -> list[tuple[float, float]]:
+        """Mean and spread of each column after a share of the steps."""
+        if not pairs:
+            return [(2.4 * math.exp(-1.3 * done), 0.04)]
+        margin = 2 * (1 - math.exp(-3 * done))
+        chosen = -0.8 * done
+        return [
+            (math.log(1 + math.exp(-margin)), 0.05), (chosen, 0.1), (chosen - margin, 0.1),
+            (0.5 + 0.4 * (1 - math.exp(-4 * done)), 0.05), (margin, 0.2), (-210 - 20 * done, 5), (-190 - 50 * done, 5),
+            (-20 * done, 2), (240, 20), (180, 20),
+        ]  # fmt: skip
 
     def pairs(self, society: Result, sft: Result) -> Result:
         stage = Prefer(seed=1, society=society, sft=sft)
@@ -383,10 +428,10 @@ class Builder:
             stages["society"] = society = self.society()
             stages["rows"] = rows = self.rows(society)
             stages |= self.refined("", rows, Conversation, drop)
-            stages["sft"] = sft = self.train(base, stages["kept"], 2.4, seed)
+            stages["sft"] = sft = self.train(base, stages["kept"], SFTConfig(), seed)
             stages["pairs"] = pairs = self.pairs(society, sft)
             stages |= self.refined("pair_", pairs, PreferencePair, min(drop, 2))
-            stages["tuned"] = model = self.train(sft, stages["kept_pairs"], 0.693, seed)
+            stages["tuned"] = model = self.train(sft, stages["kept_pairs"], DPOConfig(), seed)
         for alias, checkpoint in (("answers", model), ("reference", base)):
             answers = [
                 Answer(

@@ -11,7 +11,7 @@ import pytest
 from handmade_grids import Builder
 
 from matrix.report.cells import read_grid
-from matrix.report.html import cut, read_losses, render
+from matrix.report.html import cut, render
 from matrix.report.main import write_report
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' {{ 7*7 }} $x^2$ 日本 😀"
@@ -50,15 +50,29 @@ def page_of(builder: Builder) -> Page:
     return Page(render(read_grid(builder.grid)))
 
 
-@pytest.fixture
-def two_cells(builder: Builder) -> Builder:
+def with_two_cells(builder: Builder) -> Builder:
     builder.cell("one", ["filter=[length]"], lc=58.0, drop=3)
     builder.cell("two", ["filter=[]"], lc=46.0, drop=0)
     return builder
 
 
-def test_the_page_says_what_was_compared_and_the_answer(two_cells: Builder):
-    page = page_of(two_cells)
+@pytest.fixture
+def two_cells(builder: Builder) -> Builder:
+    return with_two_cells(builder)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    """The page of two cells, for tests that only look at it."""
+    return render(read_grid(with_two_cells(Builder(tmp_path_factory.mktemp("html") / "outputs")).grid))
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_page_says_what_was_compared_and_the_answer(page: Page):
     assert (
         "2 settings (varying filter) compared with untuned Smol-135M: best is filter=[length] with 58.0 %" in page.text
     )
@@ -68,41 +82,37 @@ def test_the_page_says_what_was_compared_and_the_answer(two_cells: Builder):
     assert page.open == []
 
 
-def test_the_page_loads_and_runs_nothing(two_cells: Builder):
-    page = page_of(two_cells)
+def test_the_page_loads_and_runs_nothing(page: Page):
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
     links = [value or "" for name, value in page.attributes if name in ("href", "src", "xlink:href")]
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
 
 
-def test_ids_are_unique_and_internal_links_resolve(two_cells: Builder):
-    page = page_of(two_cells)
+def test_ids_are_unique_and_internal_links_resolve(page: Page):
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     links = [value[1:] for name, value in page.attributes if name in ("href", "xlink:href") and value]
     assert {link for link in links if not link.startswith("ata:")} <= set(ids)
 
 
-def test_rows_are_shown_with_scenario_and_fate(two_cells: Builder):
-    text = page_of(two_cells).text
-    assert "Pharmacist 0 asks" in text
-    assert "dropped by length: too short; kept by 1 of 2 chains" in text
-    assert "heard by" in text
-    assert "passed on to group" in text
-    assert "Shelves shelves shelves." in text
+def test_rows_are_shown_with_scenario_and_fate(page: Page):
+    assert "Pharmacist 0 asks" in page.text
+    assert "dropped by length: too short; kept by 1 of 2 chains" in page.text
+    assert "heard by" in page.text
+    assert "passed on to group" in page.text
+    assert "Shelves shelves shelves." in page.text
 
 
-def test_one_scenario_is_traced_from_profile_to_row(two_cells: Builder):
-    text = page_of(two_cells).text
-    assert "One scenario, from profile to instruction" in text
-    assert "the source is p0" in text
-    assert "Real Name" not in text
-    assert "Plan step 1: Learn: read a book." in text
-    assert "Told " in text
+def test_one_scenario_is_traced_from_profile_to_row(page: Page):
+    assert "One scenario, from profile to instruction" in page.text
+    assert "the source is p0" in page.text
+    assert "Real Name" not in page.text
+    assert "Plan step 1: Learn: read a book." in page.text
+    assert "Told " in page.text
 
 
-def test_similarity_and_cohesion_are_shown_where_they_were_measured(tmp_path: Path, two_cells: Builder):
-    assert "cosine" not in page_of(two_cells).text
+def test_similarity_and_cohesion_are_shown_where_they_were_measured(tmp_path: Path, page: Page):
+    assert "cosine" not in page.text
     measured = Builder(tmp_path / "measured", similarity=True)
     measured.cell("one", [])
     text = page_of(measured).text
@@ -110,10 +120,9 @@ def test_similarity_and_cohesion_are_shown_where_they_were_measured(tmp_path: Pa
     assert "Cosine similarity of the profile embeddings of 6 agents. " in text
 
 
-def test_shared_results_are_shown_once(two_cells: Builder):
-    text = render(read_grid(two_cells.grid))
+def test_shared_results_are_shown_once(text: str):
     assert text.count("Each point is an agent") == 1
-    assert text.count("SFT loss</text>") == 1
+    assert text.count("SFT: loss</text>") == 1
 
 
 def test_text_of_models_is_never_markup(tmp_path: Path):
@@ -176,15 +185,6 @@ def test_long_texts_are_cut_and_counted():
     assert cut("abcdef", 3) == "abc … (3 more characters)"
 
 
-def test_losses_are_read_whatever_the_columns_are_called(tmp_path: Path):
-    file = tmp_path / "metrics.csv"
-    file.write_text("epoch,step,train/loss,val/loss,lr\n0,0,2.5,,1\n0,1,nan,,1\n0,2,1.5,,1\n0,2,,1.75,\n")
-    assert read_losses(file) == ([(0.0, 2.5), (2.0, 1.5)], [(2.0, 1.75)])
-    file.write_text("loss,margin\n2.5,1\n1.5,2\n")
-    assert read_losses(file) == ([(0.0, 2.5), (1.0, 1.5)], [])
-
-
-def test_plots_carry_no_dates_and_no_outside_references(two_cells: Builder):
-    text = render(read_grid(two_cells.grid))
+def test_plots_carry_no_dates_and_no_outside_references(text: str):
     assert "<metadata>" not in text
     assert not re.search(r"(src|href)=\"https?:", text)

@@ -21,7 +21,6 @@ def drawn(svg: str) -> ElementTree.Element:
 def test_any_label_can_be_drawn(label: str):
     entry = Entry(52.0, low=45.0, high=60.0)
     drawn(plots.scores(COLUMNS[0], [(label, entry, [])], (label, 50.0)))
-    drawn(plots.losses("l", "Loss", {label: ([(0, 2.0), (1, 1.0)], [(1, 1.5)]), label + "2": ([(0, 1.0)], [])}, 0.69))
     drawn(plots.funnel("f", "Rows", [(label, 10, 8, {label: 2})]))
 
 

@@ -1,16 +1,16 @@
 """A tiny Llama and a byte-level tokenizer, made on the spot, in the layout of a checkpoint result."""
 
-import json
 from pathlib import Path
 
 import pytest
 from tiny_tokenizer import tiny_tokenizer
-from training_samples import conversation, pair
+from training_samples import conversation, pair, published
 
 from matrix.jsonl import write_jsonl
 from matrix.stage import Result
+from matrix.training.recipe import DPOConfig, SFTConfig
 
-TEXT = Path(__file__).parents[2] / "matrix" / "records.py"
+TEXT = Path(__file__).parents[2] / "LICENSE"
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +50,6 @@ def base(tmp_path_factory, tokenizer, model_config) -> Result:
     return published("import", folder)
 
 
-def published(stage: str, folder: Path) -> Result:
-    (folder / "manifest.json").write_text(json.dumps({"outputs": {}}))
-    return Result(stage=stage, key=stage[0] * 64, path=folder)
-
-
 @pytest.fixture(scope="session")
 def conversations(tmp_path_factory) -> Result:
     folder = tmp_path_factory.mktemp("conversations")
@@ -71,13 +66,16 @@ def pairs(tmp_path_factory) -> Result:
 
 @pytest.fixture(scope="session")
 def sft_examples(conversations, tokenizer):
-    from matrix.training.data import Renderer, read_examples
-
-    return read_examples(conversations.path / "rows.jsonl", False, Renderer(tokenizer), 256, None, 0).examples
+    return examples(conversations, SFTConfig(max_length=256), tokenizer)
 
 
 @pytest.fixture(scope="session")
 def dpo_examples(pairs, tokenizer):
-    from matrix.training.data import Renderer, read_examples
+    return examples(pairs, DPOConfig(max_length=256), tokenizer)
 
-    return read_examples(pairs.path / "rows.jsonl", True, Renderer(tokenizer), 256, None, 0).examples
+
+def examples(rows, recipe, tokenizer):
+    from matrix.training.chat import Renderer
+    from matrix.training.data import read_examples
+
+    return read_examples(rows.path / "rows.jsonl", recipe, Renderer(tokenizer, recipe), 0).examples

@@ -1,5 +1,6 @@
 """The real worker process: trained, killed, resumed, spread over processes, exported."""
 
+import csv
 import json
 import os
 import signal
@@ -7,29 +8,41 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from training_samples import published
 
 from matrix.engines.base import ModelConfig
-from matrix.stage import full_config
-from matrix.training.recipe import DPOConfig, ExportType, Precision, SFTConfig, Strategy, TrainingError
-from matrix.training.stage import Import, Train, worker_command
+from matrix.training.machines import Strategy, StrategyConfig
+from matrix.training.recipe import (
+    DPOConfig,
+    ExportType,
+    LoraConfig,
+    Precision,
+    PreferenceLoss,
+    SFTConfig,
+    TrainingError,
+)
+from matrix.training.stage import Import, Refer, Train, reference_recipe, worker_command
 
 MODEL = ModelConfig(model="tiny")
+LAUNCHERS = Path(__file__).parent / "launchers"
 COMMON = {
     "precision": Precision.fp32,
     "batch_size": 4,
     "learning_rate": 1e-3,
     "export_type": ExportType.float32,
-    "threads": 1,
 }
 
 
-def uninterrupted_run(work, base, conversations, **how):
+def uninterrupted_run(work, base, conversations, strategy=Strategy.single, devices=1, **what):
     """201 optimizer steps without a checkpoint."""
-    recipe = SFTConfig(epochs=67, micro_batch_size=2, checkpoint_every=0, **COMMON, **how)
-    stage = Train(recipe=recipe, base=base, data=conversations, model=MODEL, seed=5)
+    recipe = SFTConfig(epochs=67, micro_batch_size=2, checkpoint_every=0, **COMMON, **what)
+    machines = StrategyConfig(kind=strategy, devices=devices, threads=1)
+    stage = Train(recipe=recipe, strategy=machines, base=base, data=conversations, model=MODEL, seed=5)
     stage.run(work)
     return stage, work
 
@@ -52,7 +65,9 @@ def test_train_leaves_a_checkpoint_result(uninterrupted):
     header, first, *rest = (line.split(",") for line in (work / "metrics.csv").read_text().splitlines())
     assert len(rest) == 200
     assert float(first[header.index("learning_rate")]) == pytest.approx(1e-3 / 8)  # seven steps of warm-up
-    assert sorted(p.name for p in work.iterdir()) == ["hf", "logs", "metrics.csv", "summary.json", "usage.json"]
+    assert sorted(p.name for p in work.iterdir()) == [
+        "doctor.json", "doctor.txt", "hf", "logs", "metrics.csv", "summary.json", "usage.json",
+    ]  # fmt: skip
     assert list((work / "logs" / "tensorboard").glob("events*"))
 
 
@@ -60,26 +75,24 @@ def test_killed_and_started_again_ends_with_the_same_bits(uninterrupted, tmp_pat
     kill_and_compare(*uninterrupted, tmp_path)
 
 
-@pytest.mark.slow
-def test_killed_and_started_again_under_deepspeed(base, conversations, tmp_path_factory):
+@pytest.mark.slow  # other forms: benchmarks/resume.py, and without kill -9 test_consolidate.py
+def test_two_processes_killed_and_started_again(base, conversations, tmp_path_factory):
     straight = tmp_path_factory.mktemp("straight")
-    whole, expected = uninterrupted_run(straight, base, conversations, strategy=Strategy.zero2)
+    whole, expected = uninterrupted_run(straight, base, conversations, strategy=Strategy.zero2, devices=2)
     kill_and_compare(whole, expected, tmp_path_factory.mktemp("killed"))
 
 
 def kill_and_compare(whole, expected, tmp_path):
     stage = replace(whole, recipe=replace(whole.recipe, checkpoint_every=3))
     (tmp_path / "logs").mkdir()
-    job = {
-        "work": str(tmp_path), "base": str(stage.base.path), "rows": str(stage.data.path / "rows.jsonl"),
-        "chat_template": None, "trust_remote_code": False, "seed": stage.seed, "sft": full_config(stage.recipe),
-    }  # fmt: skip
-    (tmp_path / "logs" / "stage.json").write_text(json.dumps(job))
-    command = [*worker_command(stage.recipe), str(tmp_path / "logs" / "stage.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as worker:
+    (tmp_path / "logs" / "stage.json").write_text(json.dumps(stage.job(tmp_path)))
+    command = [*worker_command(stage.strategy), str(tmp_path / "logs" / "stage.json")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as worker:
         for line in worker.stdout:
             if line.startswith('{"step"') and json.loads(line)["step"] >= 20:
-                worker.kill()
+                os.killpg(worker.pid, signal.SIGKILL)
                 break
     assert worker.returncode == -signal.SIGKILL
     assert not (tmp_path / "hf").exists()
@@ -88,41 +101,74 @@ def kill_and_compare(whole, expected, tmp_path):
     stage.run(tmp_path)
     resumed, straight = (load_file(work / "hf" / "model.safetensors") for work in (tmp_path, expected))
     assert all(resumed[name].equal(straight[name]) for name in straight)
-    metrics = [(work / "metrics.csv").read_text().splitlines() for work in (tmp_path, expected)]
-    without_speed = [[line.rsplit(",", 1)[0] for line in lines] for lines in metrics]
-    assert without_speed[0] == without_speed[1]
+    assert timeless(tmp_path / "metrics.csv") == timeless(expected / "metrics.csv")
+
+
+def timeless(metrics):
+    """Lines of metrics.csv without what is measured with a clock."""
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.endswith("_per_second") and "mfu" not in k} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, base, conversations, pairs):
+    """The folder of a training on one process, without DeepSpeed; each kind is made once."""
+
+    @cache
+    def made(kind):
+        work = tmp_path_factory.mktemp(kind.__name__)
+        spread(work, kind, StrategyConfig(kind=Strategy.single, threads=1), base, conversations, pairs)
+        return work
+
+    return made
+
+
+def spread(work, kind, strategy, base, conversations, pairs):
+    """Two epochs on the given machines, preference training after a pass for its reference there."""
+    shared = {"strategy": strategy, "base": base, "model": MODEL, "seed": 5}
+    recipe = kind(epochs=2, micro_batch_size=1, max_length=128, **COMMON)
+    if kind is SFTConfig:
+        Train(recipe=recipe, data=conversations, **shared).run(work)
+        return
+    (work / "reference").mkdir()
+    Refer(recipe=reference_recipe(recipe), data=pairs, **shared).run(work / "reference")
+    reference = published("reference", work / "reference")
+    Train(recipe=recipe, data=pairs, reference=reference, **shared).run(work)
 
 
 @pytest.mark.parametrize(
-    ("kind", "strategy"),
-    [
-        (SFTConfig, Strategy.zero2),
-        pytest.param(SFTConfig, Strategy.zero3, marks=pytest.mark.slow),
-        pytest.param(SFTConfig, Strategy.ddp, marks=pytest.mark.slow),
-        pytest.param(DPOConfig, Strategy.zero2, marks=pytest.mark.slow),
-        pytest.param(DPOConfig, Strategy.zero3, marks=pytest.mark.slow),
-    ],
-)
-def test_two_processes_train_as_one_does(kind, strategy, tmp_path, base, conversations, pairs):
-    data = conversations if kind is SFTConfig else pairs
-    losses, weights = [], []
-    for name, how in [("two", {"devices": 2, "strategy": strategy}), ("one", {"strategy": Strategy.single})]:
-        (tmp_path / name).mkdir()
-        recipe = kind(epochs=2, micro_batch_size=1, **COMMON, **how)
-        Train(recipe=recipe, base=base, data=data, model=MODEL, seed=5).run(tmp_path / name)
-        lines = [line.split(",") for line in (tmp_path / name / "metrics.csv").read_text().splitlines()]
-        norm = lines[0].index("gradient_norm")
-        losses.append([(float(line[1]), float(line[norm])) for line in lines[1:]])
-        weights.append(load_file(tmp_path / name / "hf" / "model.safetensors"))
+    ("kind", "strategy", "devices"),
+    [(SFTConfig, Strategy.zero2, 2), pytest.param(DPOConfig, Strategy.zero3, 2, marks=pytest.mark.slow)],
+)  # all others: test_strategy.py, and to the last digit benchmarks/training_invariance.py
+def test_processes_train_as_one_does(kind, strategy, devices, tmp_path, alone, base, conversations, pairs):
+    spread(tmp_path, kind, StrategyConfig(kind=strategy, devices=devices, threads=1), base, conversations, pairs)
+    runs = (tmp_path, alone(kind))
+    losses = []
+    for work in runs:
+        with (work / "metrics.csv").open() as file:
+            losses.append([(float(row["loss"]), float(row["gradient_norm"])) for row in csv.DictReader(file)])
+    weights = [load_file(work / "hf" / "model.safetensors") for work in runs]
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-6, rel=1e-6)
     assert sum(losses[0], ()) == pytest.approx(sum(losses[1], ()), abs=2e-4)
     assert weights[0].keys() == weights[1].keys()
     assert max((weights[0][n] - weights[1][n]).abs().max().item() for n in weights[0]) < 1e-3
     assert sum((weights[0][n] - weights[1][n]).abs().mean().item() for n in weights[0]) < 1e-4
 
 
+@pytest.mark.parametrize("launch", ["srun", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_ranks_that_were_started_from_outside_find_each_other(launch, tmp_path, base, conversations):
+    """Two nodes of one process each, as torchrun and srun start them, here on one machine."""
+    recipe = SFTConfig(epochs=1, **COMMON)
+    machines = StrategyConfig(kind=Strategy.zero2, num_nodes=2, launcher=[str(LAUNCHERS / launch)], threads=1)
+    Train(recipe=recipe, strategy=machines, base=base, data=conversations, model=MODEL, seed=5).run(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["processes"], summary["steps"]) == (2, 3)
+
+
 def test_failure_repeats_the_end_of_the_log(tmp_path, base, pairs):
     stage = Train(recipe=SFTConfig(**COMMON), base=base, data=pairs, model=MODEL, seed=0)
-    with pytest.raises(TrainingError, match=r"sft failed \(exit code 1\)[\s\S]*Expected one Conversation as JSON"):
+    with pytest.raises(TrainingError, match=r"sft failed \(exit code 1\)[\s\S]*holds PreferencePairs"):
         stage.run(tmp_path)
 
 
@@ -149,12 +195,12 @@ def test_interrupt_ends_the_worker(tmp_path):
 
 
 def test_identity_is_recipe_inputs_template_and_not_how(base, conversations, tmp_path):
-    def stage(recipe, template=None):
+    def stage(recipe, template=None, **how):
         model = ModelConfig(model="tiny", chat_template=template)
-        return Train(recipe=recipe, base=base, data=conversations, model=model, seed=0)
+        return Train(recipe=recipe, base=base, data=conversations, model=model, seed=0, strategy=StrategyConfig(**how))
 
     plain = stage(SFTConfig())
-    assert plain.key() == stage(SFTConfig(micro_batch_size=4, devices=2, strategy=Strategy.zero2, threads=1)).key()
+    assert plain.key() == stage(SFTConfig(micro_batch_size=4), devices=2, kind=Strategy.zero2, threads=1).key()
     assert plain.key() != stage(SFTConfig(batch_size=16)).key()
     assert plain.key() != stage(DPOConfig()).key()
     template = tmp_path / "mine.jinja"
@@ -163,6 +209,15 @@ def test_identity_is_recipe_inputs_template_and_not_how(base, conversations, tmp
     template.write_text("two")
     assert len({first, stage(SFTConfig(), str(template)).key(), plain.key()}) == 3
     assert plain.readable() == "sft"
+
+
+def test_recipes_that_differ_in_loss_and_rate_share_their_reference(base, pairs):
+    def key(**what):
+        recipe = reference_recipe(DPOConfig(**what))
+        return Refer(recipe=recipe, base=base, data=pairs, model=MODEL, seed=0).key()
+
+    assert key() == key(loss=PreferenceLoss.ipo, beta=0.5, learning_rate=1e-6, lora=LoraConfig(), batch_size=32)
+    assert len({key(), key(max_length=128), key(loss=PreferenceLoss.kto), key(bos_in_completion=True)}) == 4
 
 
 def test_import_points_to_what_needs_no_conversion(tmp_path, base):
@@ -177,6 +232,6 @@ def test_import_points_to_what_needs_no_conversion(tmp_path, base):
 
 
 def test_worker_command_follows_devices_and_launcher():
-    assert worker_command(SFTConfig()) == [sys.executable, "-m", "matrix.training.worker"]
-    assert "--nproc_per_node=4" in worker_command(SFTConfig(devices=4))
-    assert worker_command(SFTConfig(num_nodes=2, devices=8, launcher=["srun"]))[0] == "srun"
+    assert worker_command(StrategyConfig()) == [sys.executable, "-m", "matrix.training.worker"]
+    assert "--nproc_per_node=4" in worker_command(StrategyConfig(devices=4))
+    assert worker_command(StrategyConfig(num_nodes=2, devices=8, launcher=["srun"]))[0] == "srun"

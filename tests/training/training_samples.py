@@ -1,6 +1,10 @@
 """Small deterministic rows for the training tests."""
 
+import json
+from pathlib import Path
+
 from matrix.records import Conversation, Message, Origin, PreferencePair
+from matrix.stage import Result
 
 TEXT = "Base of all rows; fields at their default are not written. A stage reads directories of typed rows"
 WORDS = TEXT.split()
@@ -27,3 +31,8 @@ def pair(i: int) -> PreferencePair:
         rejected=sentence(i + 9, 8 - i % 5),
         origin=Origin(stage="prefer-0"),
     )
+
+
+def published(stage: str, folder: Path) -> Result:
+    (folder / "manifest.json").write_text(json.dumps({"outputs": {}}))
+    return Result(stage=stage, key=stage[0] * 64, path=folder)
