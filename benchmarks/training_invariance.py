@@ -1,11 +1,12 @@
 """Micro-batch, accumulation, packing, strategy and world size change no trajectory: every form beside plain torch.
 
-SFT and DPO of a Llama of random weights in fp32. Plain torch is written out here and computes in float64: one padded
-forward pass a row, Hugging Face's own logits with `eager` attention, log_softmax, autograd, AdamW. Compared are the
-loss and every number of the gradient of the first optimizer step, as it enters AdamW, and the losses of the steps after
-it, the last of which is half as large. DPO has its reference from a pass on the same machines, so that its first loss
-should be ln 2. The line `plain torch in fp32` is the same code in fp32: what rounding alone makes of the numbers. AdamW
-divides by the size of the gradient, so that much is made of the rounding of small ones and later losses part further.
+SFT and DPO of a Llama of random weights in fp32 on the CPU. Plain torch is written out here: one padded forward pass
+a row, Hugging Face's own logits with `eager` attention, log_softmax, autograd, AdamW, in float64 but for what
+transformers always computes in fp32 (norms, rotation). Compared are the loss and every number of the gradient of the
+first optimizer step, as it enters AdamW, and the losses of the steps after it, the last of which has half as many
+rows. DPO has its reference from a pass on the same machines, so that its first loss should be ln 2. The line `plain
+torch in fp32` is the same code in fp32: what rounding alone makes of the numbers. AdamW divides by the size of the
+gradient, so that much is made of the rounding of small ones and later losses part further.
 
     OMP_NUM_THREADS=1 python benchmarks/training_invariance.py --quick
 """
@@ -31,6 +32,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}  # two processes would need two GPUs
+
 import torch
 import torch.nn.functional as F
 import transformers
@@ -55,11 +58,11 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from tiny_tokenizer import tiny_tokenizer
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
-
 SEED = 1
 GOAL = 1e-6
 HELD = ("loss", "gradient", "ln_2")
-"""What the goal is for. Missed is missed, but fails only beyond twice what plain torch in fp32 misses float64 by."""
+"""What the goal is for. Where it is missed, that is said; the exit code is 1 where it is missed by more than rounding,
+twice what plain torch in fp32 is off by."""
 COLUMNS = {
     "loss": "|d loss|", "gradient": "|d grad|", "relative": "/ largest", "later": "later", "ln_2": "ln 2",
 }  # fmt: skip
@@ -236,7 +239,7 @@ class Watched(Trained):
         for name, weight in self.model.named_parameters():
             gradient = safe_get_full_grad(weight) if deepspeed else weight.grad
             whole = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
-            yield name, whole.detach().clone().view(weight.ds_shape if hasattr(weight, "ds_shape") else weight.shape)
+            yield name, whole.detach().clone().view(getattr(weight, "ds_shape", weight.shape))
 
 
 class WatchedSFT(Watched, SFT):
@@ -309,7 +312,7 @@ def main() -> int:
         room = Room(folder)
         expected = {kind: room.plain(kind, torch.float64) for kind in RECIPES}
         torch.save(expected, folder / "plain.pt")
-        found = [
+        found: list[dict[str, Any]] = [
             {"case": f"{kind} plain torch in fp32", **compare(room.plain(kind, torch.float32), expected[kind])}
             for kind in RECIPES
         ]

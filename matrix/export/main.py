@@ -14,8 +14,9 @@ from pathlib import Path
 from matrix.export.folder import check_free, export
 from matrix.export.formats import Format
 from matrix.export.hub import Kind, PushError, push
-from matrix.export.model import export_model, find_model
+from matrix.export.model import find_model
 from matrix.export.source import ExportError, find
+from matrix.export.weights import export_model
 from matrix.report.cells import GridError
 
 

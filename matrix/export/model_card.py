@@ -106,7 +106,7 @@ def _step(model: Model, step: Stored) -> dict[str, Any]:
         "summary": summary,
         "lowest": lowest,
         "recipe": {name: json.dumps(value, ensure_ascii=False) for name, value in config["recipe"].items()},
-        "lora": bool(config["recipe"].get("lora")),
+        "lora": (config["recipe"].get("lora") or {}).get("rank", 0) > 0,
         "warnings": (card.read_json(step, "doctor.json") or {}).get("warnings", []),
     }
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.optim import Optimizer
-
-if TYPE_CHECKING:
-    from matrix.training.module import Trained
 
 AVERAGE = "average"
 """Of a weight, in the optimizer's state."""
@@ -50,17 +48,15 @@ def follow(optimizer: Optimizer, decay: float) -> None:
 
 
 @contextmanager
-def averaged(module: Trained) -> Iterator[None]:
-    """The model with its averages for weights, where its recipe asks for averages; every process must call it."""
-    if module.config.ema:
-        exchange(module)
+def averaged(module: LightningModule) -> Iterator[None]:
+    """The model with its averages for weights, for a while; every process must call it."""
+    exchange(module)
     yield
-    if module.config.ema:
-        exchange(module)
+    exchange(module)
 
 
 @torch.no_grad()
-def exchange(module: Trained) -> None:
+def exchange(module: LightningModule) -> None:
     """Put the averages where the weights are, and the weights where the averages are; twice changes no bit."""
     trainer = module.trainer
     optimizer: Any = trainer.optimizers[0]

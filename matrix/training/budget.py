@@ -261,7 +261,7 @@ def memory(
     if stage:
         gradients += width * BUCKET * (1 if stage == 3 else 2)
 
-    whole = bf16 and (stage > 0 or kind is Strategy.fsdp2 or recipe.lora is not None)
+    whole = bf16 and (stage > 0 or kind is Strategy.fsdp2 or bool(recipe.lora))
     tokens = tokens or recipe.micro_batch_size * recipe.max_length * (2 if isinstance(recipe, DPOConfig) else 1)
     stream = (2 if whole else 4) * shape.hidden
     inner = 2 * shape.head_dim * (shape.heads + shape.kv_heads) + 4 * shape.intermediate

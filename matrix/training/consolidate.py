@@ -48,7 +48,7 @@ def consolidate(checkpoint: Path, out: Path) -> None:
         )
     job = msgspec.json.decode(told.read_bytes(), type=Job)
     lora = job.recipe.lora
-    weights = _weights(checkpoint, lora is not None)
+    weights = _weights(checkpoint, bool(lora))
 
     from transformers import AutoModelForCausalLM
 

@@ -67,7 +67,7 @@ class Trained(LightningModule):
         self.totals = torch.zeros(0)
         """Sums over the optimizer step so far, on this process."""
         self.gradient_norm = 0.0
-        self.strict_loading = config.lora is None
+        self.strict_loading = not config.lora
 
     @property
     def model(self) -> Any:

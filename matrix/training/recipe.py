@@ -104,6 +104,7 @@ class LoraConfig:
     """Low-rank adapters instead of all weights (Hu et al. 2021, through peft); they are merged when exported."""
 
     rank: int = 16
+    """0: no adapters."""
     alpha: float = 32.0
     """The adapters' output is scaled by alpha / rank."""
     dropout: float = 0.0
@@ -111,8 +112,12 @@ class LoraConfig:
     """Names of the layers that get adapters; `all-linear` is every linear layer but the output layer."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ValueError(f"lora needs rank >= 1, alpha > 0, 0 <= dropout < 1 and targets, not {self}")
+        if self.rank < 0 or self.alpha <= 0 or not 0 <= self.dropout < 1 or not self.targets:
+            raise ValueError(f"lora needs rank >= 0, alpha > 0, 0 <= dropout < 1 and targets, not {self}")
+
+    def __bool__(self) -> bool:
+        """Whether there are adapters."""
+        return self.rank > 0
 
 
 @dataclass(kw_only=True)
@@ -148,8 +153,8 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip. The paper is silent, 1.0 is FastChat's default."""
     precision: Precision = Precision.auto
     """The paper is silent; its predecessor trained in bf16."""
-    lora: LoraConfig | None = None
-    """Train adapters; null trains all weights. The paper is silent."""
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=0))
+    """Train adapters, e.g. of rank 16; rank 0 trains all weights. The paper is silent."""
     max_rows: int | None = None
     """Train on at most this many rows, drawn with the stage's seed; null takes all."""
     header_in_completion: bool = False

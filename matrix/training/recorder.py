@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ class Recorder(Callback):
 
     def _evaluate(self, trainer: Trainer, module: Trained, step: int) -> None:
         """Write held-out metrics and samples; keep the best weights, and end early where the recipe says so."""
-        with averaged(module):
+        with averaged(module) if module.config.ema else nullcontext():
             if module.plan.held_out:
                 self._hold_out(trainer, module, step)
             if self.sampler and trainer.is_global_zero:
@@ -206,7 +207,7 @@ class Utilisation:
         plan = self.module.plan
         examples = [self.module.examples[i] for rows in plan.steps[step - 1].micro_batches for i in rows]
         targets = sum(example.targets for example in examples)
-        work = flops(self.shape, documents(examples, plan.packed), targets, lora=self.module.config.lora is not None)
+        work = flops(self.shape, documents(examples, plan.packed), targets, lora=bool(self.module.config.lora))
         return work.full / seconds / self.peak, work.causal / seconds / self.peak
 
 

@@ -82,7 +82,7 @@ class Worked(Stage):
 
     def preview(self) -> str:
         """What the rows hold and how they would be trained, where base and rows are there already."""
-        from matrix.training.doctor import preview
+        from matrix.training.preview import preview
 
         if not (self.data.path / "rows.jsonl").exists() or not self.base.path.exists():
             return ""

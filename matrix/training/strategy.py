@@ -32,7 +32,7 @@ def trainer_strategy(recipe: TrainConfig, config: StrategyConfig, bf16: bool) ->
     if config.kind.zero_stage:
         kind = DeepSpeedStrategy if torch.cuda.is_available() else HostDeepSpeed
         # Frozen weights are those of the base model; DeepSpeed leaves them out, as the module does elsewhere.
-        return kind(config=deepspeed_config(recipe, config, bf16), exclude_frozen_parameters=recipe.lora is not None)
+        return kind(config=deepspeed_config(recipe, config, bf16), exclude_frozen_parameters=bool(recipe.lora))
     if config.kind is Strategy.fsdp2:
         return ModelParallelStrategy(
             data_parallel_size=config.world, tensor_parallel_size=1, save_distributed_checkpoint=False

@@ -177,7 +177,7 @@ def _relief(config: TrainConfig, strategy: StrategyConfig) -> str:
         (not config.gradient_checkpointing, "gradient_checkpointing=true"),
         (not strategy.kind.shards_weights and strategy.world > 1, "recipe/strategy=zero3"),
         (not strategy.offload, "recipe/strategy=zero3_offload"),
-        (config.lora is None, "LoRA (recipe=lora_24gb)"),
+        (not config.lora, "LoRA (recipe=lora_24gb)"),
         (True, f"max_length below {config.max_length}"),
     ]
     return "Try, the cheapest first: " + ", ".join(way for helps, way in ways if helps)

@@ -11,8 +11,9 @@ from small_store import Small, model
 
 from matrix.engines.base import ModelConfig
 from matrix.export.main import main
-from matrix.export.model import export_model, find_model
+from matrix.export.model import find_model
 from matrix.export.source import ExportError
+from matrix.export.weights import export_model
 
 LLAMA = ModelConfig(model="meta-llama/Meta-Llama-3-8B")
 SCORES = {
@@ -78,7 +79,7 @@ def test_base_data_recipe_and_losses(text, small):
     assert f"| dpo | `{small.tuned.name}` | 4 of `{small.kept_pairs.name}`" in text
     assert "- learning_rate: 2e-05" in text
     assert "- learning_rate: 5e-07" in text
-    assert "- lora: null" in text
+    assert "fine-tuned, all weights" in text
     assert f"- key: `{small.tuned.key}`" in text
     assert "- warned beforehand: only 2 optimizer steps" in text
     assert f"| `{small.kept.name}` | 6 |" in text

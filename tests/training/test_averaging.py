@@ -42,7 +42,7 @@ def expected(seen, decay):
     return average
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
+@pytest.mark.parametrize("lora", [LoraConfig(rank=0), LoraConfig(rank=2)])
 def test_the_average_of_the_trained_weights_is_what_training_leaves(fitting, lora):
     run = fitting(ema=0.4, lora=lora, kind=Watched).run()
     left = [p for p in run.module.parameters() if p.requires_grad]

@@ -12,10 +12,11 @@ from matrix.records import Conversation, Message, Origin
 from matrix.training.budget import Shape
 from matrix.training.chat import Renderer, Sequence
 from matrix.training.data import Example, Examples, read_examples
-from matrix.training.doctor import SAMPLE, check, examine, preview
+from matrix.training.doctor import check, examine
 from matrix.training.findings import printable
 from matrix.training.machines import StrategyConfig
 from matrix.training.plan import make_plan
+from matrix.training.preview import SAMPLE, preview
 from matrix.training.recipe import DPOConfig, LoraConfig, Packing, SFTConfig, TrainingError
 
 SHAPE = Shape(
