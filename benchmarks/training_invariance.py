@@ -1,12 +1,12 @@
 """Micro-batch, accumulation, packing, strategy and world size change no trajectory: every form beside plain torch.
 
-SFT and DPO of a Llama of random weights in fp32 on the CPU. Plain torch is written out here: one padded forward pass
-a row, Hugging Face's own logits with `eager` attention, log_softmax, autograd, AdamW, in float64 but for what
-transformers always computes in fp32 (norms, rotation). Compared are the loss and every number of the gradient of the
-first optimizer step, as it enters AdamW, and the losses of the steps after it, the last of which has half as many
-rows. DPO has its reference from a pass on the same machines, so that its first loss should be ln 2. The line `plain
-torch in fp32` is the same code in fp32: what rounding alone makes of the numbers. AdamW divides by the size of the
-gradient, so that much is made of the rounding of small ones and later losses part further.
+SFT and DPO of a Llama of random weights in fp32 on the CPU. Plain torch (`peers/plain_torch.py`) is written out: one
+padded forward pass a row, Hugging Face's own logits with `eager` attention, log_softmax, autograd, AdamW, in float64
+but for what transformers always computes in fp32 (norms, rotation). Compared are the loss and every number of the
+gradient of the first optimizer step, as it enters AdamW, and the losses of the steps after it, the last of which has
+half as many rows. DPO has its reference from a pass on the same machines, so that its first loss should be ln 2. The
+line `plain torch in fp32` is the same code in fp32: what rounding alone makes of the numbers. AdamW divides by the
+size of the gradient, so that much is made of the rounding of small ones and later losses part further.
 
     OMP_NUM_THREADS=1 python benchmarks/training_invariance.py --quick
 """
@@ -35,16 +35,16 @@ from typing import Any
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}  # two processes would need two GPUs
 
 import torch
-import torch.nn.functional as F
 import transformers
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from peers.plain_torch import plain
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from matrix.jsonl import write_jsonl
 from matrix.records import Conversation, Message, Origin, PreferencePair
 from matrix.training.chat import Renderer
-from matrix.training.data import Example, read_examples
+from matrix.training.data import read_examples
 from matrix.training.dpo import DPO, Referring
 from matrix.training.export import load_tokenizer
 from matrix.training.machines import LoggerConfig, Strategy, StrategyConfig, Tracker
@@ -71,8 +71,7 @@ SHARED: dict[str, Any] = {
     "batch_size": 8, "epochs": 1, "learning_rate": 2e-4, "schedule": Schedule.constant, "warmup_ratio": 0.0,
     "gradient_clip": 0.0, "precision": Precision.fp32, "max_length": 160, "checkpoint_every": 0,
 }  # fmt: skip
-BETA = 0.1
-RECIPES: dict[str, SFTConfig | DPOConfig] = {"sft": SFTConfig(**SHARED), "dpo": DPOConfig(**SHARED, beta=BETA)}
+RECIPES: dict[str, SFTConfig | DPOConfig] = {"sft": SFTConfig(**SHARED), "dpo": DPOConfig(**SHARED)}
 ROWS = 28
 """Three steps of eight and one of four. All are above two thirds of `max_length`, so that a pack of n lengths holds n
 rows, and packs accumulate as often as padded rows do."""
@@ -181,44 +180,6 @@ class Room:
         with (work / "metrics.csv").open() as file:
             return [float(row["loss"]) for row in csv.DictReader(file)], module.first
 
-    def plain(self, kind: str, dtype: torch.dtype) -> tuple[list[float], Weights]:
-        """The same in plain torch, given tokens, targets and the rows of every step."""
-        examples, recipe = self.examples[kind], RECIPES[kind]
-        model = LlamaForCausalLM.from_pretrained(self.source.name, dtype=dtype, attn_implementation="eager")
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-        with torch.no_grad():
-            reference = [answers(model, example) for example in examples] if kind == "dpo" else []
-        losses: list[float] = []
-        first: Weights = {}
-        for step in make_plan(examples, recipe, 1, SEED).steps:
-            rows = [i for batch in step.micro_batches for i in batch]
-            targets = sum(examples[i].targets for i in rows)
-            loss = torch.zeros((), dtype=dtype)
-            for i in rows:
-                said = answers(model, examples[i])
-                if kind == "sft":
-                    loss = loss - said[0] / targets
-                else:
-                    chosen, rejected = said - reference[i]
-                    loss = loss - F.logsigmoid(BETA * (chosen - rejected)) / len(rows)
-            optimizer.zero_grad()
-            loss.backward()
-            first = first or {name: weight.grad.clone() for name, weight in model.named_parameters()}
-            optimizer.step()
-            losses.append(loss.item())
-        return losses, first
-
-
-def answers(model: Any, example: Example) -> Tensor:
-    """(sequences,) log-probabilities of the targets of a row, whose sequences are one padded batch."""
-    longest = example.length
-    ids = torch.tensor([s.ids + [0] * (longest - len(s.ids)) for s in example.sequences])
-    targets = torch.tensor([s.targets + [False] * (longest - len(s.ids)) for s in example.sequences])
-    mask = torch.tensor([[1] * len(s.ids) + [0] * (longest - len(s.ids)) for s in example.sequences])
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-    logps = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[:, :, 0]
-    return (logps * targets[:, 1:]).sum(1)
-
 
 class Watched(Trained):
     """Keeps the gradient of the first step as it enters AdamW."""
@@ -310,16 +271,21 @@ def main() -> int:
         folder = Path(name)
         write_material(folder)
         room = Room(folder)
-        expected = {kind: room.plain(kind, torch.float64) for kind in RECIPES}
-        torch.save(expected, folder / "plain.pt")
+        exact, rounded = (
+            {
+                kind: plain(room.source.name, room.examples[kind], recipe, SEED, dtype)
+                for kind, recipe in RECIPES.items()
+            }
+            for dtype in (torch.float64, torch.float32)
+        )
+        torch.save(exact, folder / "plain.pt")
         found: list[dict[str, Any]] = [
-            {"case": f"{kind} plain torch in fp32", **compare(room.plain(kind, torch.float32), expected[kind])}
-            for kind in RECIPES
+            {"case": f"{kind} plain torch in fp32", **compare(rounded[kind], exact[kind])} for kind in RECIPES
         ]
         together(folder, options.quick)
         alone(folder, options.quick)
         found += list(map(json.loads, (folder / "found.jsonl").read_text().splitlines()))
-    for kind, (losses, gradient) in expected.items():
+    for kind, (losses, gradient) in exact.items():
         largest = max(float(g.abs().max()) for g in gradient.values())
         print(f"{kind}: losses {', '.join(f'{loss:.7f}' for loss in losses)}; largest gradient {largest:.3g}")
     print(f"\n{'micro x accumulation x world':34}" + "".join(f" {title:>9}" for title in COLUMNS.values()))

@@ -38,6 +38,9 @@ from matrix.variants import VARIANTS
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+UNTOLD = r"To append|\s+(reference_type|object_type)=|\s+full_key: hydra\.run\.dir$"
+"""Lines of Hydra's messages that are of no use to a reader; the folder's name is only what asked for the config."""
+
 GRIDS: dict[Path, bool] = {}
 """Grid folders of this command -> whether it is a sweep."""
 
@@ -200,7 +203,7 @@ def _explained(error: Exception) -> int:
         if isinstance(cause, ValueError | OmegaConfBaseException) and str(cause) not in told:
             told += f"\n{cause}"
         cause = cause.__cause__
-    lines = [line for line in told.splitlines() if not re.match(r"To append|\s+(reference_type|object_type)=", line)]
+    lines = [line for line in told.splitlines() if not re.match(UNTOLD, line)]
     text = re.sub(r"\nConfig search path:.*", "", "\n".join(lines), flags=re.DOTALL)
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
     print(f"matrix: {text}", file=sys.stderr)

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from matrix.provenance import derive_seed
 from matrix.training.attention import PACKED
 from matrix.training.averaging import follow
 from matrix.training.batch import Batch, MicroBatches, collate
@@ -164,6 +165,9 @@ class Trained(LightningModule):
         parallelism both average, by `accumulation` and `world_size`, which is taken back here. Under DeepSpeed both
         Lightning and the engine divide by the accumulation steps; AdamW would hide that, clipping does not.
         """
+        # What adapters drop follows from the place in the plan, so that a training which goes on drops the same.
+        place = self.trainer.global_step, batch_idx % self.plan.accumulation, self.trainer.global_rank
+        torch.manual_seed(derive_seed(self.seed, "dropout", *place))
         sums = self.sums(batch) / batch[self.divisor]
         self.totals = sums.detach() + (self.totals if len(self.totals) else 0)
         divisions = 2 if self.strategy.kind.zero_stage else 1
