@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -43,6 +44,8 @@ class Life:
     memory: Memory = field(default_factory=Memory)
     masked: Counter[str] = field(default_factory=Counter)
     """How many identifiers of each `matrix.simulation.privacy.Kind` were masked in its texts, after the rewrite."""
+    planned: asyncio.Future[None] | None = None
+    """Done when goal and plan are there; None from then on. Others can get to know the agent before."""
 
     @property
     def posts(self) -> list[str]:
@@ -57,7 +60,7 @@ class Life:
     @property
     def done(self) -> bool:
         """The plan is finished, so the life goal counts as reached, and nobody told it anything new."""
-        return self.next_step >= len(self.plan) and not self.inbox
+        return not self.planned and self.next_step >= len(self.plan) and not self.inbox
 
     def row(self) -> Agent:
         """The agent as it is written."""
@@ -69,11 +72,15 @@ class Life:
 
 
 async def bring_to_life(
-    asker: Asker, number: int, profile: Profile, seed: int, steps: int, max_posts: int, decoding: Decoding
-) -> Life:
+    asker: Asker, number: int, profile: Profile, seed: int, steps: int, max_posts: int, decoding: Decoding,
+    meet: Callable[[Life], None] = lambda life: None,
+) -> Life:  # fmt: skip
     """An agent made of a profile: anonymised, then personality, life goal and plan (paper tables 15 and 16).
 
     The model rewrites the profile, detectors mask what identifies the person in every text that the agent is left with.
+
+    Args:
+        meet: takes the agent as soon as it has all that others know of it; goal and plan may still be under way.
     """
     agent = f"a{number:04}"
     seed = derive_seed(seed, agent)
@@ -95,24 +102,34 @@ async def bring_to_life(
     name, description, kinds = anonymous or fallback_role(profile)
     found.update(kinds)
     persona = f"{name}. {description}"
-    # Where even the second answer has no text, the description stands in: an agent is never left without a goal.
-    personality, goal = await asyncio.gather(
-        asker.ask(
-            "personality", agent, derive_seed(seed, "personality"), decoding, brief, persona=persona, posts=shown
-        ),
-        asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, brief, persona=persona),
-    )
-    goal = clean(goal or f"To do well what the description says: {description}")
-    plan = await asker.ask(
-        "plan", agent, derive_seed(seed, "plan"), decoding, lambda text: parse_plan(text, steps),
-        persona=persona, goal=goal, steps=steps,
-    )  # fmt: skip
-    return Life(
-        id=agent, name=name, description=description, personality=clean(personality or ""), goal=goal,
-        plan=[clean(step) for step in plan or [goal]], profile=profile.id, masked=found,
-        memory=Memory.of(posts),
+    planned = asyncio.get_running_loop().create_future()
+    life = Life(
+        id=agent, name=name, description=description, personality="", goal="", plan=[], profile=profile.id,
+        masked=found, memory=Memory.of(posts), planned=planned,
         origin=asker.origin(seed, "anonymise", "personality", "goal", "plan"),
     )  # fmt: skip
+
+    async def find_character() -> None:
+        personality = await asker.ask(
+            "personality", agent, derive_seed(seed, "personality"), decoding, brief, persona=persona, posts=shown
+        )
+        life.personality = clean(personality or "")
+        meet(life)
+
+    async def find_purpose() -> None:
+        goal = await asker.ask("goal", agent, derive_seed(seed, "goal"), decoding, brief, persona=persona)
+        # Where even the second answer has no text, the description stands in: an agent is never left without a goal.
+        life.goal = clean(goal or f"To do well what the description says: {description}")
+        plan = await asker.ask(
+            "plan", agent, derive_seed(seed, "plan"), decoding, lambda text: parse_plan(text, steps),
+            persona=persona, goal=life.goal, steps=steps,
+        )  # fmt: skip
+        life.plan = [clean(step) for step in plan or [life.goal]]
+        life.planned = None
+        planned.set_result(None)
+
+    await asyncio.gather(find_character(), find_purpose())
+    return life
 
 
 def brief(text: str) -> str:

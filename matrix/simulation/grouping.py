@@ -70,6 +70,12 @@ class GroupingConfig:
             )
 
 
+def load_clustering(config: GroupingConfig) -> None:
+    """Import what `assign_groups` imports: a second that need not pass while agents wait for their groups."""
+    if config.kind is not Grouping.single:
+        import k_means_constrained  # noqa: F401
+
+
 def assign_groups(vectors: Vectors, config: GroupingConfig, seed: int) -> list[int]:
     """Group index of every agent; groups are numbered by their first member. Same vectors and seed, same groups.
 

@@ -131,6 +131,8 @@ class Play:
         """React to what is new, or go on with the plan (paper section 3.1)."""
         c, society = self.config, self.society
         news, life.inbox = life.inbox, []
+        if life.planned:
+            await asyncio.shield(life.planned)
         observations = news[-c.max_observations :]
         prompt = "react" if observations else "act"
         next_step = life.plan[life.next_step] if life.next_step < len(life.plan) else life.goal

@@ -27,7 +27,7 @@ from matrix.provenance import derive_seed
 from matrix.records import Action, Profile, Scenario
 from matrix.simulation.agent import Life, bring_to_life, unique_names
 from matrix.simulation.config import SimulatorConfig
-from matrix.simulation.grouping import assign_groups, cohesion, plane, similarity_sample
+from matrix.simulation.grouping import assign_groups, cohesion, load_clustering, plane, similarity_sample
 from matrix.simulation.modulator import Communication, Memories, Modulator, reach
 from matrix.simulation.rounds import Admission, Fence
 from matrix.simulation.scenario import Play
@@ -41,7 +41,7 @@ GARBAGE_AFTER = 20_000
 
 @dataclass
 class Society:
-    """A running simulation. `populate` makes agents and groups, `live` their scenarios."""
+    """A running simulation. `populate` makes agents and groups, `live` their scenarios, `run` both."""
 
     config: SimulatorConfig
     asker: Asker
@@ -53,6 +53,8 @@ class Society:
     width: int = 64
     """Model calls that are wanted in flight."""
     lives: list[Life] = field(default_factory=list)
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when `lives` holds all agents with what others know of them."""
     modulators: list[Modulator] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     """Counts and means of this society, for `grouping.json`."""
@@ -64,24 +66,46 @@ class Society:
         """The one aligned LLM behind agents and modulators."""
         return self.asker.model
 
+    async def run(self, profiles: Iterable[Profile]) -> None:
+        """Populate and live; groups form, and whoever has a plan acts, while others still make theirs."""
+        async with together() as births:
+            await self._found(profiles, births)
+            await self.live()
+
     async def populate(self, profiles: Iterable[Profile]) -> None:
         """Bring `num_agents` profiles to life and form the groups."""
-        await self.bring_to_life(profiles)
-        vectors = self.embedder.embed([life.persona for life in self.lives])
-        self.settle(vectors, assign_groups(vectors, self.config.grouping, derive_seed(self.seed, "grouping")))
+        async with together() as births:
+            await self._found(profiles, births)
+
+    async def _found(self, profiles: Iterable[Profile], births: asyncio.TaskGroup) -> None:
+        """Form groups as soon as all agents know of each other."""
+        c = self.config.grouping
+        births.create_task(asyncio.to_thread(load_clustering, c))
+        births.create_task(self.bring_to_life(profiles))
+        await self.met.wait()
+        # In threads, so that plans go on being made.
+        vectors = await asyncio.to_thread(self.embedder.embed, [life.persona for life in self.lives])
+        groups = await asyncio.to_thread(assign_groups, vectors, c, derive_seed(self.seed, "grouping"))
+        self.settle(vectors, groups)
 
     async def bring_to_life(self, profiles: Iterable[Profile]) -> None:
         """Make an agent of each of `num_agents` profiles; none is read before its turn or held afterwards."""
         c, people = self.config, iter(profiles)
+        lives: dict[int, Life] = {}
 
-        async def birth(number: int) -> Life:
+        async def birth(number: int) -> None:
+            def meet(life: Life) -> None:
+                lives[number] = life
+                if len(lives) == c.num_agents:
+                    self.lives = [lives.pop(number) for number in range(c.num_agents)]
+                    unique_names(self.lives)
+                    self.met.set()
+
             profile = next(people)  # births begin in the order of their numbers
-            life = await bring_to_life(self.asker, number, profile, self.seed, c.plan_steps, c.max_posts, c.birth)
+            await bring_to_life(self.asker, number, profile, self.seed, c.plan_steps, c.max_posts, c.birth, meet)
             self.progress.advance()
-            return life
 
-        self.lives = await pooled(c.num_agents, birth, self.width)
-        unique_names(self.lives)
+        await pooled(c.num_agents, birth, self.width)
 
     def settle(self, vectors: Vectors, groups: list[int]) -> None:
         """Form groups of the agents, one modulator each.
@@ -155,7 +179,7 @@ class Society:
         for round_ in count():
             if not await self.news.passed(round_ - c.exchange_lag, group):
                 return
-            active = any(life.next_step < len(life.plan) or life.inbox for life in modulator.members)
+            active = any(not life.done for life in modulator.members)
             for life in [] if active else modulator.members:
                 await self.deliver(life, round_)
                 active = active or not life.done

@@ -98,8 +98,7 @@ class Simulate(Stage):
                 asker = Asker("matrix.simulation", model, f"{self.name}-{self.key()[:12]}")
                 embedder.start()  # loads while agents are born
                 society = Society(c, asker, embedder, seed, progress, keep, self.llm.concurrency)
-                await society.populate(iter_jsonl(people, Profile))
-                await society.live()
+                await society.run(iter_jsonl(people, Profile))
         write_jsonl(work / "agents.jsonl", (life.row() for life in society.lives))
         write_jsonl(work / "failures.jsonl", asker.sorted_failures())
         goals = sum(a.next_step >= len(a.plan) for a in society.lives)

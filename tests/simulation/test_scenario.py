@@ -57,8 +57,7 @@ def dawdled(config, shuffle, concurrency):
     async def run():
         made = society(config, FakeModel(shuffle, concurrency, **DIGEST))
         made.embedder, made.width = Dawdling(shuffle), concurrency
-        await made.populate(PEOPLE[: config.num_agents])
-        await made.live()
+        await made.run(PEOPLE[: config.num_agents])
         return rows(made)
 
     return asyncio.run(run())

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from society_fakes import NOBODY, PEOPLE, FakeModel, Reply, listed, lived, simulator, society
+from society_fakes import NOBODY, PEOPLE, FakeModel, Reply, listed, lived, purpose, simulator, society
 
+from matrix.engines.base import EngineError
 from matrix.records import Profile
 from matrix.simulation.config import Closes, Turns
 from matrix.simulation.grouping import Grouping, GroupingConfig
@@ -52,6 +53,44 @@ def test_order_of_answers_and_concurrency_change_nothing(structured, shuffle, co
     assert rows(again) == rows(structured)
     order = [call[1] for call in model.calls]
     assert (order != [call[1] for call in structured.model.calls]) == ((shuffle, concurrency) != (0, 64))
+
+
+class LateStart(FakeModel):
+    """Makes the first plan that it is asked for when `free` is set, and all others at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.free, self.asked = asyncio.Event(), 0
+
+    async def chat(self, messages, sampling, priority=()):
+        if purpose(messages[-1].content) == "plan":
+            self.asked += 1
+            if self.asked == 1:
+                await self.free.wait()
+        return await super().chat(messages, sampling, priority)
+
+
+async def test_others_act_while_somebody_has_no_plan_yet_and_the_rows_are_the_same(structured):
+    model = LateStart()
+    made = society(simulator(num_scenarios=10), model)
+    life = asyncio.create_task(made.run(PEOPLE[:6]))
+    async with asyncio.timeout(20):
+        while model.count("act") + model.count("react") < 3:
+            await asyncio.sleep(0.001)
+    (late,) = [one for one in made.lives if not one.plan]
+    assert not late.done
+    assert not [prompt for kind, prompt, _ in model.calls if kind in ("act", "react") and f"\n{late.name}. " in prompt]
+    model.free.set()
+    await life
+    assert rows(made) == rows(structured)
+
+
+async def test_a_plan_that_cannot_be_made_ends_the_society():
+    def refused(*_):
+        raise EngineError("out of order")
+
+    with pytest.raises(EngineError, match="out of order"):
+        await society(simulator(), FakeModel(plan=refused)).run(PEOPLE[:6])
 
 
 def test_failures_are_in_the_same_order_whichever_came_first():
