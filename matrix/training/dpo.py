@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 METRICS = [
     "loss", "rewards_chosen", "rewards_rejected", "accuracy", "margin", "logps_chosen", "logps_rejected",
-    "drift_chosen", "length_chosen", "length_rejected",
+    "drift_chosen", "kl", "length_chosen", "length_rejected",
 ]  # fmt: skip
 STARTS_AT_LN_2 = {PreferenceLoss.sigmoid, PreferenceLoss.cdpo, PreferenceLoss.robust, PreferenceLoss.dpo_norm}
 
@@ -58,7 +58,8 @@ class DPO(Trained):
     @property
     def columns(self) -> list[str]:
         """Names of the numbers that `sums` returns."""
-        return [name for name in METRICS if name != "drift_chosen" or self.config.loss.needs_reference]
+        compared = ("drift_chosen", "kl")
+        return [name for name in METRICS if name not in compared or self.config.loss.needs_reference]
 
     def sums(self, batch: Batch) -> Tensor:
         """(len(columns),): loss and metrics summed over the micro-batch's pairs."""

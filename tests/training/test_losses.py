@@ -89,6 +89,7 @@ def test_metrics(loss):
     assert ("drift_chosen" in found) == loss.needs_reference
     if loss.needs_reference:
         assert found["drift_chosen"].tolist() == [3.0, -0.5, 0.0, 1.0]
+        assert found["kl"].tolist() == (REFERENCE - POLICY)[:, 1].tolist()
 
 
 @every_loss

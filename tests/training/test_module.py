@@ -120,7 +120,7 @@ def test_every_loss_learns_whatever_the_cut(loss, tmp_path, base, dpo_examples):
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[-1]["margin"] > rows[0]["margin"]
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in padded], rel=2e-4)
-    assert ("drift_chosen" in rows[0]) == loss.needs_reference
+    assert ("drift_chosen" in rows[0]) == ("kl" in rows[0]) == loss.needs_reference
 
 
 def test_kto_compares_with_the_divergence_on_mismatched_answers(tmp_path, base, dpo_examples):
@@ -153,3 +153,21 @@ def test_norms_do_not_decay(tmp_path, base, sft_examples):
     module, _ = trained(tmp_path, base, config, sft_examples)
     groups = module.optimizers().param_groups
     assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in groups] == [(0.5, {2}), (0.0, {1})]
+
+
+class Exhausted(SFT):
+    """Runs out of memory as torch says it on a CPU."""
+
+    def sums(self, batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+
+def test_out_of_memory_says_what_to_try(tmp_path, base, sft_examples):
+    (tmp_path / "checkpoints").mkdir()
+    config = SFTConfig(**COMMON)
+    plan = make_plan(sft_examples, config, 1, seed=0)
+    module = Exhausted(Source(name=str(base.path / "hf")), config, StrategyConfig(), plan, sft_examples, 0)
+    with pytest.raises(
+        TrainingError, match=r"out of memory at step 1. Try, .* gradient_checkpointing=true, .*zero3_off"
+    ):
+        fit(module, tmp_path, LoggerConfig(tracker=Tracker.none), seed=0)
