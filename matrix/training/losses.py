@@ -51,9 +51,9 @@ def preference_terms(
     Returns:
         (n,) float32 each: `loss` with its gradient; then, detached, rewards_chosen, rewards_rejected, accuracy (whether
         the chosen answer is ahead), margin (of the rewards), logps_chosen, logps_rejected (sums, nats), length_chosen,
-        length_rejected (tokens), and with a reference drift_chosen (policy - reference,
-        nats) and kl (reference - policy of the rejected answer, nats: where the reference wrote it, as in MATRIX, its
-        mean estimates KL(reference || policy) of an answer).
+        length_rejected (tokens), and with a reference drift_chosen (policy - reference, nats) and kl (reference -
+        policy of the rejected answer, nats: where the reference wrote that, as in MATRIX, the mean estimates
+        KL(reference || policy) of an answer).
 
     Raises:
         ValueError: the loss needs a reference, or kto its z0, and there is none.
