@@ -235,7 +235,10 @@ def read_grid(path: Path) -> Grid:
 def _read_cell(folder: Path) -> Cell | None:
     file = folder / "result.json"
     if not file.exists():
-        started = (folder / ".hydra").is_dir() or any(folder.glob("*.log"))
+        typed = folder / ".hydra" / "overrides.yaml"
+        if typed.exists() and "- plan=true" in typed.read_text().splitlines():
+            return None  # it was only looked at
+        started = typed.parent.is_dir() or any(folder.glob("*.log"))
         return Cell(cell=folder.name, status="running") if started else None
     try:
         # json, not msgspec: a metric that could not be computed is written as NaN

@@ -60,6 +60,8 @@ def test_unfinished_and_damaged_cells_are_values(builder: Builder):
     builder.write("planned", ["a=1"], {})
     (builder.grid / "started").mkdir()
     (builder.grid / "started" / "matrix.log").write_text("running")
+    (builder.grid / "planned" / ".hydra").mkdir(parents=True)
+    (builder.grid / "planned" / ".hydra" / "overrides.yaml").write_text("- seed=1\n- plan=true\n")
     (builder.grid / "damaged").mkdir()
     (builder.grid / "damaged" / "result.json").write_text('{"status": "do')
     (builder.grid / "unrelated").mkdir()
