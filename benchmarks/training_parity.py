@@ -24,6 +24,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,6 @@ os.environ |= {
 
 import torch
 import transformers
-import trl
-from peers.trl_parity import Trainers, first_loss, optimizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from matrix.jsonl import write_jsonl
@@ -55,6 +55,9 @@ from matrix.training.losses import preference_terms
 from matrix.training.machines import LoggerConfig, StrategyConfig, Tracker
 from matrix.training.plan import make_plan
 from matrix.training.recipe import DPOConfig, Precision, PreferenceLoss, Schedule, SFTConfig
+
+if find_spec("trl"):
+    from peers.trl_parity import Trainers, first_loss, optimizer
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from tiny_tokenizer import tiny_tokenizer
@@ -224,6 +227,8 @@ def main() -> None:
         "--quick", action="store_true", help="16 rows; 5 steps of the small model, not 20 of 6M weights"
     )
     options = parser.parse_args()
+    if not find_spec("trl"):
+        sys.exit("TRL is missing: pip install 'matrix-gen[parity]'")
     torch.set_num_threads(1)
     count, steps, shape = (16, 5, SMALL) if options.quick else (64, 20, (6, 256))
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +238,7 @@ def main() -> None:
         bench = Bench(Path(folder) / "courses", *shape)
         courses = {"sft": bench.sft(steps), "dpo": bench.dpo(steps)}
 
-    print(f"{'loss':14} {'here':>12} {'TRL ' + trl.__version__:>12} {'|d|':>8}")
+    print(f"{'loss':14} {'here':>12} {'TRL ' + version('trl'):>12} {'|d|':>8}")
     for name, (ours, theirs) in table.items():
         print(f"{name:14} {ours:12.7f} {theirs:12.7f} {abs(ours - theirs):8.1e}")
     print(f"\n{'step':4}" + "".join(f" {name:>12} {'TRL':>12} {'|d|':>8}" for name in courses))
@@ -243,7 +248,7 @@ def main() -> None:
     print(f"{bench.weights:,} weights; greatest |d|: " + ", ".join(f"{name} {d:.1e}" for name, d in greatest.items()))
     differences = {name: abs(a - b) for name, (a, b) in table.items()}
     found = {
-        "benchmark": "training_parity", "trl": trl.__version__, "rows": count, "steps": steps, "weights": bench.weights,
+        "benchmark": "training_parity", "trl": version("trl"), "rows": count, "steps": steps, "weights": bench.weights,
         "losses": {name: float(f"{d:.2g}") for name, d in differences.items()},
         "trajectories": {name: float(f"{d:.2g}") for name, d in greatest.items()},
     }  # fmt: skip

@@ -254,8 +254,9 @@ def finished(stage, work):
 
 
 STAGE = """
-import pickle, sys
+import pickle, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 stage, work = pickle.load(open(sys.argv[1], "rb"))
 stage.run(work)
 """
