@@ -21,13 +21,12 @@ from matrix.report.course import Course, CurveError, read_course
 from matrix.report.plots import PALETTE
 from matrix.report.samples import spread
 from matrix.report.tables import duration
+from matrix.training.recipe import PreferenceLoss
 
 ALIASES = ("sft", "tuned")
 """Trainings, as `matrix.pipeline` calls them."""
 TITLES = {"sigmoid": "DPO", "orpo": "ORPO", "simpo": "SimPO", "kto": "KTO", "ipo": "IPO", "nca": "NCA", "cdpo": "cDPO"}
 """Preference loss -> what people call it, where that is not its name."""
-STARTS_AT_LN_2 = {"sigmoid", "cdpo", "robust", "dpo_norm"}
-"""Losses that are ln 2 as long as the model is its own reference."""
 
 
 @dataclass
@@ -108,7 +107,8 @@ def _training(grid: Grid, run: StageRun, course: Course) -> Training:
     manifest, name = grid.manifest(run), f"train-{run.key[:12]}"
     recipe = manifest.get("config", {}).get("recipe", {})
     title = _title(manifest)
-    at_ln_2 = title != "SFT" and recipe.get("loss", "sigmoid") in STARTS_AT_LN_2 and not recipe.get("sft_weight")
+    loss = PreferenceLoss(recipe.get("loss", "sigmoid"))
+    at_ln_2 = title != "SFT" and loss.starts_at_ln_2 and not recipe.get("sft_weight")
     charts = []
     if "margin" in course.train:
         charts.append((curves.preferences(f"{name}-rewards", course), REWARDS))

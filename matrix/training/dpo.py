@@ -32,7 +32,6 @@ METRICS = [
     "loss", "rewards_chosen", "rewards_rejected", "accuracy", "margin", "logps_chosen", "logps_rejected",
     "drift_chosen", "kl", "length_chosen", "length_rejected",
 ]  # fmt: skip
-STARTS_AT_LN_2 = {PreferenceLoss.sigmoid, PreferenceLoss.cdpo, PreferenceLoss.robust, PreferenceLoss.dpo_norm}
 
 
 class DPO(Trained):
@@ -104,7 +103,7 @@ class DPO(Trained):
 
     def _check_start(self, loss: float) -> None:
         """Before the first update policy and reference are one model, so the loss is ln 2 whatever the data."""
-        if self.config.loss not in STARTS_AT_LN_2 or self.config.sft_weight:
+        if not self.config.loss.starts_at_ln_2 or self.config.sft_weight:
             return
         if not math.isclose(loss, math.log(2), abs_tol=0.02 if self.trainer.precision.startswith("bf16") else 1e-3):
             raise TrainingError(

@@ -94,6 +94,11 @@ class PreferenceLoss(StrEnum):
         return self not in (PreferenceLoss.simpo, PreferenceLoss.orpo)
 
     @property
+    def starts_at_ln_2(self) -> bool:
+        """Whether it is ln 2 as long as the model is its own reference."""
+        return self in (PreferenceLoss.sigmoid, PreferenceLoss.cdpo, PreferenceLoss.robust, PreferenceLoss.dpo_norm)
+
+    @property
     def smooths(self) -> bool:
         """Whether it takes `label_smoothing`."""
         return self in (PreferenceLoss.cdpo, PreferenceLoss.robust)

@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
 from torch import Tensor
 
+from matrix.training.budget import BUCKET
 from matrix.training.machines import Strategy, StrategyConfig
 from matrix.training.recipe import Precision, TrainConfig
 
@@ -63,8 +64,8 @@ def deepspeed_config(recipe: TrainConfig, config: StrategyConfig, bf16: bool) ->
             "stage": stage,
             "contiguous_gradients": True,
             "overlap_comm": cuda,
-            "reduce_bucket_size": 200_000_000,
-            "allgather_bucket_size": 200_000_000,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
             **offload,
         },
     }

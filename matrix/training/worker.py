@@ -92,6 +92,8 @@ def main(job_file: Path) -> int:
         trainer.strategy.barrier()
     if trainer.is_global_zero:
         shutil.rmtree(checkpoints)
+        if job.refer:
+            (work / "metrics.csv").unlink()  # no step was taken
     return 0
 
 
